@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -253,6 +254,34 @@ def test_trees_are_reported_as_they_finish(dialogue):
     trees, _ = scheduler.grow(problems, bel(), 16, seed=0, on_tree=seen.append)
     assert sorted(tree.problem.id for tree in seen) == sorted(p.id for p in problems)
     assert [tree.problem for tree in trees] == problems
+
+
+def test_the_tree_with_most_of_its_budget_left_goes_first(dialogue):
+    started = []
+
+    class Watched(ScriptedEngine):
+        def submit(self, request):
+            if request.rollout not in started:
+                started.append(request.rollout)
+                groups.append(request.group)
+            super().submit(request)
+
+    groups = []
+    scheduler = replace(
+        make_scheduler(dialogue, stepper), engine=Watched(stepper, dialogue.tokenizer, num_slots=4)
+    )
+    scheduler.grow(SumTask().problems("train", 6), bel(max_failures=3), 16, seed=0)
+    assert len(groups) == 6 * 16
+    assert groups[:18] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3 + [5] * 3  # each one's first request
+    last_started = [len(groups) - groups[::-1].index(tree) for tree in range(6)]
+    assert min(last_started) > 0.8 * len(groups)  # all end together
+
+
+def test_searching_many_trees_keeps_the_batch_full(dialogue):
+    scheduler = make_scheduler(dialogue, stepper, num_slots=16)
+    scheduler.grow(SumTask().problems("train", 48), bel(), 16, seed=0)
+    counts = scheduler.engine.counts
+    assert counts.decoded_tokens / (counts.decode_steps * 16) > 0.95
 
 
 def test_a_root_request_after_a_branch_starts_clean(dialogue):

@@ -138,13 +138,16 @@ class TransformersEngine:
         decoding = [live for live in active if live.pending == 1]
         chunks = [live for live in active if live.pending > 1]
         # Feeding few slots wastes a forward pass: while many others decode, wait for company.
+        sampled = 0
         if chunks and len(chunks) * 6 >= len(decoding):
             self._feed(chunks)
             self.counts.chunk_steps += 1
+            sampled += len(chunks)
         if decoding:
             self._feed(decoding)
-            self.counts.decode_steps += 1
-            self.counts.decoded_tokens += len(decoding)
+            sampled += len(decoding)
+        self.counts.decode_steps += bool(sampled)
+        self.counts.decoded_tokens += sampled
         return self._ended()
 
     # slots and prefixes
