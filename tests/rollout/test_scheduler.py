@@ -272,7 +272,7 @@ def test_the_tree_with_most_of_its_budget_left_goes_first(dialogue):
     )
     scheduler.grow(SumTask().problems("train", 6), bel(max_failures=3), 16, seed=0)
     assert len(groups) == 6 * 16
-    assert groups[:18] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3 + [5] * 3  # each one's first request
+    assert groups[:18] == [tree for tree in range(6) for _ in range(3)]  # the first request of each
     last_started = [len(groups) - groups[::-1].index(tree) for tree in range(6)]
     assert min(last_started) > 0.8 * len(groups)  # all end together
 

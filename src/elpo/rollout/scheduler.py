@@ -4,8 +4,8 @@ Each tree's strategy asks for rollouts and waits for them; the scheduler runs th
 side by side, decoding in the engine and running tools and grader in threads. A search is a chain of requests,
 so the tree with most of its budget left goes first: then all trees end together instead of the last one
 alone. A rollout's randomness comes from (seed, problem, draw) alone, so what is drawn does not depend on what
-else is in flight. Nothing is drawn on speculation: every draw is spent, and which anchor is next is as good as a
-coin flip.
+else is in flight. Nothing is drawn on speculation: every draw is spent, and which anchor comes next is as
+good as a coin flip.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A question leads from one substance to another over several hops, and only the search tool knows the facts.
 The first fact looked up of a substance is the one that counts, so a hop read wrongly stands for good; a
-fruitless query costs a turn. The answer is the last substance. So every failure has one first irrecoverable step, and
-it is computed here rather than estimated.
+fruitless query costs a turn. The answer is the last substance. So every failure has one first irrecoverable
+step, and it is computed here rather than estimated.
 """
 
 from __future__ import annotations

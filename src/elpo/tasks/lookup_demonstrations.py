@@ -27,8 +27,8 @@ def demonstrate(
     """One conversation of the reader: `messages` with tool calls and feedback, and the `tools` offered.
 
     The feedback is what the tool really answers. Detours never use more turns than the problem's slack, so a
-    reader without confusion always succeeds. A thought names the hop's number, its verb, the treatment taken and
-    the substance: each of its words is close to what it follows from, which is why a tiny model learns it.
+    reader without confusion always succeeds. A thought names the hop's number, its verb, the treatment taken
+    and the substance: each word is close to what it follows from, which is why a tiny model learns it.
     """
     session = tool.open(problem)
     messages: list[Mapping[str, Any]] = [*problem.messages]

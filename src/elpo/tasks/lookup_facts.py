@@ -12,14 +12,14 @@ from elpo.tools.search_backend import STOP_WORDS, words_of
 Treatment = Literal["heat", "acid", "water"]
 
 TREATMENTS: tuple[Treatment, ...] = ("heat", "acid", "water")
-NAMES = tuple(
-    (
-        "amber ash bark bone brass brick bronze chalk clay coal cobalt copper coral cork cotton flint "
-        "fur glass gold grain gravel gum hemp horn ink iron ivory jade lead leaf lime linen marble moss "
-        "mud nickel oak opal paper pearl peat pitch quartz resin rope rubber ruby rust salt sand silk "
-        "silver slate soap soot stone straw sugar tar tin wax wheat wood wool zinc "
-    ).split()
-)
+_WORDS = """
+amber ash bark bone brass brick bronze chalk clay coal cobalt copper coral cork cotton flint fur glass
+gold grain gravel gum hemp horn ink iron ivory jade lead leaf lime linen marble moss mud nickel oak opal
+paper pearl peat pitch quartz resin rope rubber ruby rust salt sand silk silver slate soap soot stone
+straw sugar tar tin wax wheat wood wool zinc
+"""
+
+NAMES = tuple(_WORDS.split())
 """Substances are single common words, so that a small model reads each as one token."""
 
 

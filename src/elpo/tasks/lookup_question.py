@@ -100,4 +100,3 @@ def questions(
         if question.split == split and question.digest not in seen:
             seen.add(question.digest)
             yield question
-
