@@ -19,7 +19,8 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 compare: $(VENV)/installed
-	$(BIN)/python benchmarks/compare.py
+	$(BIN)/elpo compare studies/sparse.yaml
+	$(BIN)/elpo compare studies/dense.yaml
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare import provenance
 
 from elpo.algorithms.budget import BudgetLedger
 from elpo.algorithms.strategies import RolloutRequest, Search, Strategy, bel, localize
+from elpo.provenance import provenance
 from elpo.recipes import load_config
 from elpo.tasks.ledger import first_irrecoverable_step
 from elpo.training.assembly import assemble

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from compare import provenance
 from packing import Entries, clerk
 
 from elpo.algorithms.strategies import Strategy, bel, independent
@@ -30,6 +29,7 @@ from elpo.config import TinyModelConfig
 from elpo.engines.sampling import uniforms
 from elpo.engines.transformers import TransformersEngine
 from elpo.models.tiny import initial_model, train_tokenizer
+from elpo.provenance import provenance
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Limits
 from elpo.rollout.scheduler import Scheduler

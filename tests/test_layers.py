@@ -18,7 +18,7 @@ PACKAGE = Path(elpo.__file__).parent
 
 # Upwards. What stands on one line does not know of each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("elpo.types", "elpo.config"),
+    ("elpo.types", "elpo.config", "elpo.provenance"),
     ("elpo.tree", "elpo.interfaces"),
     ("elpo.engines", "elpo.tools", "elpo.models"),
     ("elpo.graders",),
@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "elpo.evaluation.recovery",
     ),
     ("elpo.training",),
+    ("elpo.studies",),
     ("elpo.evaluation.runner", "elpo.viz"),
     ("elpo.cli",),
 )
@@ -55,6 +56,7 @@ TORCH = {
     "elpo.training.tree_attention",
     "elpo.training.trainer",  # by way of the four above
     "elpo.evaluation.runner",  # by way of checkpoint
+    "elpo.studies.running",  # the same
 }
 HEAVY = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "matplotlib", "tensorboard")
 
