@@ -37,6 +37,7 @@ from elpo.tools.python import PythonTool
 from elpo.tree import RolloutTree
 
 SIZES = {
+    "0.02M": TinyModelConfig(hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=64),
     "0.2M": TinyModelConfig(hidden_size=96, num_layers=3, num_heads=2, num_kv_heads=1, intermediate_size=288),
     "1M": TinyModelConfig(hidden_size=128, num_layers=4, intermediate_size=384),
     "10M": TinyModelConfig(hidden_size=320, num_layers=8, num_heads=5, num_kv_heads=5, intermediate_size=960),
@@ -82,9 +83,15 @@ class Bench:
         self.parameters = sum(p.numel() for p in self.model.parameters())
 
     def grow(
-        self, strategy: Strategy, problems: int, rollouts: int, steps: int, slots: int
-    ) -> dict[str, float]:
-        """One rollout phase: what it took."""
+        self,
+        strategy: Strategy,
+        problems: int,
+        rollouts: int,
+        steps: int,
+        slots: int,
+        deterministic: bool = False,
+    ) -> tuple[dict[str, float], list[RolloutTree]]:
+        """One rollout phase: what it took, and its trees."""
         dialogue = Dialogue(self.tokenizer, [self.tool.schema])
         engine = ClerkEngine(self.model, (dialogue.end_id,), slots)
         engine.policy, engine.tokenizer = clerk(steps - 1, SUCCESS), self.tokenizer
@@ -94,19 +101,20 @@ class Bench:
             replace(problem, metadata={**problem.metadata, "max_turns": steps})
             for problem in task.problems("train", problems)
         ]
-        scheduler = Scheduler(engine, task, {"python": self.tool}, dialogue, limits, deterministic=False)
+        tools = {"python": self.tool}
+        scheduler = Scheduler(engine, task, tools, dialogue, limits, deterministic=deterministic)
         wall, cpu = time.perf_counter(), time.process_time()
         trees, counts = scheduler.grow(chosen, strategy, rollouts, seed=0)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         assert all(len(tree.outcomes) == rollouts for tree in trees)
         correct = [outcome.correct for tree in trees for outcome in tree.outcomes.values()]
         done = engine.counts
-        return {
+        found = {
             "seconds": wall,
             "cpu_seconds": cpu,
             "tokens": counts.sampled_tokens,
             "steps": done.decode_steps,
-            "passes": done.decode_steps + done.chunk_steps,
+            "chunk_steps": done.chunk_steps,
             "occupancy": done.decoded_tokens / (done.decode_steps * slots),
             "fed": done.fed_tokens,
             "reused": done.reused_tokens,
@@ -116,6 +124,7 @@ class Bench:
             "prefix_mb": engine.peak_prefix_bytes / 2**20,
             "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
+        return found, trees
 
 
 def reusable_tokens(tree: RolloutTree) -> int:
@@ -135,7 +144,7 @@ def against_each_other(bench: Bench, steps: int, slots: int, repeats: int) -> di
     best: dict[str, dict[str, float]] = {}
     for _ in range(repeats):
         for name, strategy in STRATEGIES.items():
-            now = bench.grow(strategy, 64, 16, steps, slots)
+            now, _ = bench.grow(strategy, 64, 16, steps, slots)
             if name not in best or now["seconds"] < best[name]["seconds"]:
                 best[name] = now
             print(name, now, flush=True)
@@ -152,13 +161,13 @@ def growth(benches: dict[str, Bench]) -> list[dict[str, Any]]:
         *(("problems", {"problems": num}) for num in (16, 64, 256)),
         *(("rollouts", {"rollouts": num}) for num in (16, 32, 64)),
         *(("steps", {"steps": num}) for num in (4, 8, 16, 32)),
-        *(("model", {"size": size, "problems": 4}) for size in SIZES),
+        *(("model", {"size": size, "problems": 4}) for size in list(SIZES)[1:]),
     ]
     for what, changed in plans:
         setting = {"size": "0.2M", "problems": 16, "rollouts": 16, "steps": 8, "slots": 64} | changed
         bench = benches.setdefault(setting["size"], Bench(setting["size"]))
         sizes = {key: value for key, value in setting.items() if key != "size"}
-        result = bench.grow(bel(), **sizes)
+        result, _ = bench.grow(bel(), **sizes)
         rows.append({"grows": what, **setting, "parameters": bench.parameters, **result})
         print(rows[-1], flush=True)
     return rows
