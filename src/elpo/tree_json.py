@@ -69,6 +69,7 @@ def tree_to_json(tree: RolloutTree, credit: Credit | None = None) -> dict[str, A
                 "leaf": found.leaf,
                 "critical": found.critical,
                 "exact": found.exact,
+                "falls": list(found.falls),
                 "probes": [
                     {
                         "anchor": probe.anchor,
@@ -148,6 +149,7 @@ def tree_from_json(data: Mapping[str, Any]) -> tuple[RolloutTree, Credit | None]
                         Probe(p["anchor"], p["num_rollouts"], p["num_successes"]) for p in found["probes"]
                     ),
                     exact=found["exact"],
+                    falls=tuple(found.get("falls", ())),
                 )
                 for found in data["localizations"]
             ],

@@ -1,0 +1,112 @@
+"""Error localization by posterior: the paper's search, asking what tells most and answering with the likeliest."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from elpo.algorithms.budget import BudgetLedger
+from elpo.algorithms.recoverability import Belief, belief, best_look, prior_over_steps
+from elpo.algorithms.strategies import (
+    LeafSearch,
+    Search,
+    Strategy,
+    ask,
+    at_least,
+    search_failures,
+    search_leaf,
+)
+from elpo.tree import ROOT, RolloutTree
+from elpo.types import Localization, Probe
+
+
+def posterior(
+    max_failures: int = 3,
+    max_suffixes: int = 3,
+    confidence: float = 0.9,
+    round_cost: float = 1.0,
+    entropy_tokens: int = 20,
+) -> Strategy:
+    """ELPO's search with a posterior over the critical step in place of bisection.
+
+    As in `elpo.algorithms.strategies.bel`, failures are collected, and that of the largest entropy gap is
+    searched, until the budget ends. The search draws suffixes where they are expected to tell most about an
+    anchor for their price (`elpo.algorithms.recoverability.best_look`), and stops when one step is the first
+    irrecoverable one with probability `confidence`, or with the budget. Every rollout the tree holds from the
+    prompt or from a prefix of the searched trajectory counts as evidence.
+
+    Deviation: not in the paper, whose search takes an anchor whose one to three suffixes fail as lost.
+    `docs/algorithms/elpo-posterior.md` has the comparison.
+
+    Args:
+        max_failures: B_max, failures collected before each search.
+        max_suffixes: most suffixes drawn at an anchor at a time.
+        confidence: probability at which a search is finished.
+        round_cost: how many rollouts it is worth to save one round of waiting.
+        entropy_tokens: as in `bel`; only the choice of the trajectory depends on it.
+
+    Raises:
+        ValueError: for a count below 1, a confidence outside (0, 1) or a negative price.
+    """
+    at_least("entropy_tokens", entropy_tokens, 0)
+    search = _searcher(max_suffixes, confidence, round_cost)
+    return search_failures(search, max_failures, entropy_tokens)
+
+
+def localize_posterior(
+    leaf: int, max_suffixes: int = 3, confidence: float = 0.9, round_cost: float = 1.0
+) -> Strategy:
+    """Search one failed trajectory that is already in the tree, with the whole budget or until sure.
+
+    Appends one `Localization`: the likeliest critical step, `exact` where it reached `confidence`, and in
+    `falls` every other step that more likely than not cost about two thirds of the chance of success or more.
+    Arguments and errors are those of `posterior`; a `leaf` that succeeded is a ValueError when the search starts.
+    """
+    return search_leaf(leaf, _searcher(max_suffixes, confidence, round_cost))
+
+
+def evidence(tree: RolloutTree, leaf: int) -> tuple[np.ndarray, np.ndarray]:
+    """Successes and number of the rollouts drawn from the prompt and each anchor of a path. Two [K + 1]."""
+    anchors = {node: m for m, node in enumerate([ROOT, *tree.path(leaf)[:-1]])}
+    successes, draws = np.zeros(len(anchors)), np.zeros(len(anchors))
+    for other, outcome in tree.outcomes.items():
+        m = anchors.get(tree.prefix(other))
+        if m is not None:
+            draws[m] += 1
+            successes[m] += outcome.correct
+    return successes, draws
+
+
+def state_of(tree: RolloutTree, leaf: int) -> Belief:
+    """The posterior of a failed leaf's trajectory, given the whole tree.
+
+    The group's success rate is that of the rollouts from the prompt, with one success and one failure added.
+    """
+    successes, draws = evidence(tree, leaf)
+    prior = prior_over_steps(len(draws), (successes[0] + 1) / (draws[0] + 2))
+    return belief(prior, successes, draws)
+
+
+def _searcher(max_suffixes: int, confidence: float, round_cost: float) -> LeafSearch:
+    at_least("max_suffixes", max_suffixes, 1)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}: use a number between 0 and 1")
+    if round_cost < 0:
+        raise ValueError(f"round_cost is {round_cost}: use 0 or more")
+
+    def search(tree: RolloutTree, leaf: int, ledger: BudgetLedger) -> Search:
+        path = tree.path(leaf)
+        probes: list[Probe] = []
+        state = state_of(tree, leaf)
+        while state.critical.max() < confidence and ledger.remaining:
+            anchor, wanted = best_look(state, min(max_suffixes, ledger.remaining), round_cost)
+            leaves = yield from ask(path[anchor - 1], wanted, ledger)
+            if leaves:
+                num_successes = sum(tree.outcomes[i].correct for i in leaves)
+                probes.append(Probe(path[anchor - 1], len(leaves), num_successes))
+                state = state_of(tree, leaf)
+        likeliest = int(state.critical.argmax())
+        falls = tuple(path[i] for i in range(likeliest) if state.falls[i] > 0.5)
+        sure = bool(state.critical[likeliest] >= confidence)
+        tree.localizations.append(Localization(leaf, path[likeliest], tuple(probes), sure, falls))
+
+    return search
