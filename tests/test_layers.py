@@ -42,6 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # Files that work on tensors, and so may import torch where they begin.
 TORCH = {
     "elpo.algorithms.surrogate",
+    "elpo.algorithms.surrogates",
     "elpo.batch",
     "elpo.engines.sampling",
     "elpo.engines.scripted",  # by way of sampling

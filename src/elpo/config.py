@@ -141,8 +141,12 @@ class StrategyConfig(Section):
 
 
 class CreditConfig(Section):
-    """A = w * branch + (1 - w) * trajectory (Eq. 10) and how both are normalised."""
+    """The rule that makes advantages from a tree, and how it normalises.
 
+    "hierarchical": A = w * branch + (1 - w) * trajectory (Eq. 10).
+    """
+
+    name: Literal["hierarchical"] = "hierarchical"
     branch_weight: Fraction = 0.5  # lambda_tree
     std: Literal["population", "sample"] = "population"
     scale: Flag = True
@@ -166,8 +170,9 @@ class ClipConfig(Section):
 
 
 class LossConfig(Section):
-    """How token objectives become one number (Eq. 1)."""
+    """The objective of a token, and how token objectives become one number (Eq. 1)."""
 
+    surrogate: Literal["ppo"] = "ppo"
     aggregation: Literal["seq-mean-token-mean", "token-mean"] = "seq-mean-token-mean"
     shared_tokens: Literal["duplicate", "once"] = "duplicate"
 

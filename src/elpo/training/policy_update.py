@@ -1,4 +1,4 @@
-"""One RL step's learning: credit for finished trees, then mini-batch updates with the clipped surrogate."""
+"""One RL step's learning: mini-batch updates on finished trees with the configured surrogate."""
 
 from __future__ import annotations
 
@@ -7,34 +7,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from elpo.algorithms.credit import Credit, assign_credit
-from elpo.algorithms.surrogate import (
-    SurrogateStatistics,
-    clipped_surrogate,
-    surrogate_statistics,
-    token_weights,
-)
+from elpo.algorithms.credit import Credit
+from elpo.algorithms.surrogate import SurrogateStatistics, surrogate_statistics, token_weights
+from elpo.algorithms.surrogates import SURROGATES, TokenTerms
 from elpo.batch import micro_batches, token_batch
 from elpo.config import AlgorithmConfig, LossConfig, RLConfig
 from elpo.packing import MicroBatch, Minibatch, num_unique, pack_trees
 from elpo.training.learner import Learner
 from elpo.tree import RolloutTree
-
-
-def credit_of(tree: RolloutTree, config: AlgorithmConfig) -> Credit:
-    """Advantages and clip bounds of every node of a finished tree, by the configured rule."""
-    credit, clip = config.credit, config.clip
-    return assign_credit(
-        tree,
-        branch_weight=credit.branch_weight,
-        std=credit.std,
-        scale=credit.scale,
-        eps=credit.eps,
-        eps_low=clip.low,
-        eps_high=clip.high,
-        eps_elc=clip.elc,
-        scope=clip.scope,
-    )
 
 
 def update_policy(
@@ -137,20 +117,22 @@ class _Update:
         self.logprob_difference = 0.0  # mean over sampled tokens, nats
         self._learner = learner
         self._parts = parts
-        self._clip = algorithm.clip
+        self._algorithm = algorithm
 
     def losses(self) -> Iterator[Tensor]:
         """Eq. 1 in parts that add up to it."""
+        surrogate = SURROGATES[self._algorithm.loss.surrogate]
         num_tokens = 0.0
         difference = 0.0
         for part in self._parts:
             on = part.to(self._learner.device)
-            logprobs, _ = self._learner.scorer(on.token_ids, on.sampled, on.layout)
+            logprobs, entropies = self._learner.scorer(on.token_ids, on.sampled, on.layout)
             bounds = (on.clip_low, on.clip_high)
-            objective = clipped_surrogate(logprobs, on.old_logprobs, on.advantages, *bounds, self._clip.dual)
+            terms = TokenTerms(logprobs, entropies, on.old_logprobs, on.advantages, *bounds)
+            objective = surrogate(terms, self._algorithm)
             loss = -(on.weights * objective).sum()
             with torch.no_grad():
-                error_region = on.clip_low < 1 - self._clip.low - 1e-6
+                error_region = on.clip_low < 1 - self._algorithm.clip.low - 1e-6
                 self.statistics += surrogate_statistics(
                     logprobs, on.old_logprobs, on.advantages, *bounds, on.counts, error_region
                 )

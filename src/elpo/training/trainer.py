@@ -17,13 +17,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from elpo.algorithms.credit import Credit
+from elpo.algorithms.credit_rules import assign_credits
 from elpo.config import Config, OptimizerConfig
 from elpo.evaluation.success import measure_success
 from elpo.training.assembly import Assembly, assemble, choose_device, derived_seed, make_strategy
 from elpo.training.checkpoint import Checkpoints, Position
 from elpo.training.learner import Learner
 from elpo.training.metrics_log import MetricsLog
-from elpo.training.policy_update import credit_of, update_policy
+from elpo.training.policy_update import update_policy
 from elpo.training.progress import Progress, SilentProgress
 from elpo.training.rollout_metrics import engine_metrics, rollout_metrics
 from elpo.training.run_folder import Phase, RunFolder
@@ -169,7 +170,7 @@ class _Run:
                 policy_version=step - 1,
             )
             grown = time.perf_counter()
-            credits = [credit_of(tree, self.config.algorithm) for tree in trees]
+            credits = assign_credits(trees, self.config.algorithm)
             self.assembly.model.train()
             metrics = rollout_metrics(trees, counts)
             metrics |= engine_metrics(engine_before, self.assembly.scheduler.engine)

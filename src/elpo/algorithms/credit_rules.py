@@ -1,0 +1,41 @@
+"""The credit rules by name. A rule says how much better than expected each node of a finished tree was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from elpo.algorithms.advantage import branch_advantages, hierarchical_advantages, trajectory_advantages
+from elpo.algorithms.clipping import clip_bounds
+from elpo.algorithms.credit import Credit
+from elpo.config import AlgorithmConfig, CreditConfig
+from elpo.tree import RolloutTree
+
+CreditRule = Callable[[RolloutTree, CreditConfig], np.ndarray]
+"""From a finished tree and `algorithm.credit` to one advantage a node, float64 [N]; no rollouts give [0]."""
+
+CREDIT_RULES: Mapping[str, CreditRule] = {
+    "hierarchical": lambda tree, c: hierarchical_advantages(tree, c.branch_weight, c.std, c.scale, c.eps),
+}
+"""What `credit.name` may be. A new rule: a pure function in a file of its own, a line here, a name in the
+Literal of `CreditConfig`."""
+
+
+def assign_credits(trees: Sequence[RolloutTree], algorithm: AlgorithmConfig) -> list[Credit]:
+    """Advantages and clip bounds of every node of the trees of one RL step, by the configured rule."""
+    credit, clip = algorithm.credit, algorithm.clip
+    rule = CREDIT_RULES[credit.name]
+    credits = []
+    for tree in trees:
+        clip_low, clip_high = clip_bounds(tree, clip.low, clip.high, clip.elc, clip.scope)
+        credits.append(
+            Credit(
+                advantages=rule(tree, credit),
+                branch=branch_advantages(tree, credit.std, credit.scale, credit.eps),
+                trajectory=trajectory_advantages(tree, credit.std, credit.scale, credit.eps),
+                clip_low=clip_low,
+                clip_high=clip_high,
+            )
+        )
+    return credits
