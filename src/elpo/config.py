@@ -125,13 +125,16 @@ class RolloutConfig(Section):
 class StrategyConfig(Section):
     """How the rollouts of one problem are spent. The fields after `name` belong to the named kind."""
 
-    name: Literal["bel", "independent", "random_prefix", "frontier"] = "bel"
+    name: Literal["bel", "independent", "random_prefix", "frontier", "posterior"] = "bel"
     max_failures: Positive = 3  # B_max
     min_suffixes: Positive = 1  # X_min
     max_suffixes: Positive = 3  # X_max
     entropy_slope: NonNegativeFloat = 5.0  # beta
     entropy_tokens: Count = 20  # 0: the whole step
     loop: Literal["figure", "printed"] = "figure"
+    # posterior: probability at which a search ends, and what a round of waiting is worth in rollouts.
+    confidence: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.9
+    round_cost: NonNegativeFloat = 1.0
 
     @model_validator(mode="after")
     def _suffix_range(self) -> StrategyConfig:
@@ -190,7 +193,7 @@ class AlgorithmConfig(Section):
 
     @model_validator(mode="after")
     def _search_can_start(self) -> AlgorithmConfig:
-        if self.strategy.name == "bel" and self.strategy.max_failures > self.num_rollouts:
+        if self.strategy.name in ("bel", "posterior") and self.strategy.max_failures > self.num_rollouts:
             raise ValueError(
                 f"strategy.max_failures {self.strategy.max_failures} is above num_rollouts "
                 f"{self.num_rollouts}: no search would ever start"

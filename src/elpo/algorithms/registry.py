@@ -19,6 +19,8 @@ ALGORITHMS: Mapping[str, Mapping[str, Any]] = {
     "elpo-no-elc": {"clip": {"elc": 0.0}},
     # Ours: branch from proven prefixes instead of searching failures; nothing is localized, so no ELC.
     "elpo-frontier": {"strategy": {"name": "frontier"}, "clip": {"elc": 0.0}},
+    # Ours: a posterior over the critical step instead of bisection.
+    "elpo-posterior": {"strategy": {"name": "posterior"}},
     # Independent rollouts, one z-score per group (its code divides by the sample standard deviation), a
     # symmetric clip range.
     "grpo": {

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from elpo.algorithms.frontier import frontier
+from elpo.algorithms.posterior import posterior
 from elpo.algorithms.strategies import Strategy, bel, independent, random_prefix
 from elpo.config import Config, ModelConfig, RolloutConfig, SearchToolConfig, StrategyConfig
 from elpo.interfaces import Task, Tool
@@ -59,6 +60,14 @@ def make_strategy(config: StrategyConfig) -> Strategy:
             return random_prefix()
         case "frontier":
             return frontier()
+        case "posterior":
+            return posterior(
+                max_failures=config.max_failures,
+                max_suffixes=config.max_suffixes,
+                confidence=config.confidence,
+                round_cost=config.round_cost,
+                entropy_tokens=config.entropy_tokens,
+            )
         case "bel":
             return bel(
                 max_failures=config.max_failures,
