@@ -1,9 +1,9 @@
-"""How often each localizer names the first irrecoverable step, at the same number of suffixes, without a model.
+"""How often each localizer names the first irrecoverable step, at the same number of suffixes, no model.
 
     python benchmarks/posterior.py
 
-One failed trajectory of K anchors, and two more rollouts from the prompt, are given; then suffixes are drawn by
-the library's own strategies. Two worlds:
+One failed trajectory of K anchors, and two more rollouts from the prompt, are given; then suffixes are drawn
+by the library's own strategies. Two worlds:
 
 - flat    every prefix before the critical step succeeds with the chance s; the critical step is any one alike
 - chain   each of K + 1 steps goes right with s^(1/(K+1)), so s is the chance of a rollout, the chance rises
@@ -15,10 +15,11 @@ Localizers:
 - rule x     the same with as many suffixes at each anchor as the budget allows
 - scan       Mean@K: the budget spread evenly over all anchors; the step after the last anchor with a success
 - posterior  the project's, until 0.95 sure or the budget ends
+- told       the same greedy search by one who is told the world, its chances and its prior: a ceiling
 
-The budget of 13 is what 16 rollouts leave after three failures. Exact: the share of the searches that name the
-very step; spread is the standard deviation over seeds. Steps: steps sampled, which is what tokens cost. Writes
-posterior.json and posterior.md to --out.
+The budget of 13 is what 16 rollouts leave after three failures. Exact: the share of the searches that name
+the very step; spread is the standard deviation over seeds. Steps: steps sampled, which is what tokens cost.
+Writes posterior.json and posterior.md to --out.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ from elpo.tree import ROOT, RolloutTree
 from elpo.types import Localization, Outcome, Probe, Problem, Step, ToolResult, ToolStatus
 
 _EMPTY = np.zeros(0)
-STEP = Step(_EMPTY.astype(int), _EMPTY.astype(bool), _EMPTY, _EMPTY, tool_result=ToolResult(ToolStatus.OK, ""))
+STEP = Step(
+    _EMPTY.astype(int), _EMPTY.astype(bool), _EMPTY, _EMPTY, tool_result=ToolResult(ToolStatus.OK, "")
+)
 
 
 class World:
@@ -52,12 +55,13 @@ class World:
         if kind == "flat":
             self.critical = int(rng.integers(1, num_anchors + 2))
             chances = np.full(num_anchors + 1, success)
+            self.prior = np.ones(num_anchors + 1)
         else:
             right = success ** (1 / (num_anchors + 1))
-            wrong = 1 - right
-            first = right ** np.arange(num_anchors + 1) * wrong
-            self.critical = int(rng.choice(num_anchors + 1, p=first / first.sum())) + 1
+            self.prior = right ** np.arange(num_anchors + 1)
+            self.critical = int(rng.choice(num_anchors + 1, p=self.prior / self.prior.sum())) + 1
             chances = right ** np.arange(num_anchors + 1, 0, -1)
+        self.recoverable = chances.copy()
         chances[self.critical :] = 0
         self.chances = chances
         self.tree = RolloutTree(Problem("p", (), ""), _EMPTY.astype(int))
@@ -95,22 +99,52 @@ def scan(leaf: int) -> Strategy:
     return strategy
 
 
-def suffixes_for(num_anchors: int, budget: int) -> int:
-    """As many at each anchor as a bisection of `num_anchors` can afford."""
-    return max(1, budget // math.ceil(math.log2(num_anchors + 1)))
+def told(world: World) -> Strategy:
+    """One suffix at a time where it tells most about the anchor, knowing all but the critical step."""
+
+    def strategy(tree: RolloutTree, ledger: BudgetLedger, rng: np.random.Generator) -> Search:
+        path, chances = tree.path(world.leaf), world.recoverable[1:]
+        posterior = world.prior / world.prior.sum()
+        while ledger.remaining and posterior.max() < 0.95:
+            recoverable = 1 - np.cumsum(posterior)[:-1]  # of anchors 1..K
+            gains = entropy(recoverable * chances) - recoverable * entropy(chances)
+            anchor = int(gains.argmax())
+            (leaf,) = yield from ask(path[anchor], 1, ledger)
+            if tree.outcomes[leaf].correct:
+                posterior[: anchor + 1] = 0
+            else:
+                posterior[anchor + 1 :] *= 1 - chances[anchor]
+            posterior /= posterior.sum()
+        tree.localizations.append(Localization(world.leaf, path[int(posterior.argmax())], ()))
+
+    return strategy
 
 
-LOCALIZERS: dict[str, Callable[[int, int, int], Strategy]] = {  # leaf, anchors, budget
-    "rule": lambda leaf, anchors, budget: localize(leaf),
-    "rule x": lambda leaf, anchors, budget: localize(
-        leaf, suffixes_for(anchors, budget), suffixes_for(anchors, budget)
-    ),
-    "scan": lambda leaf, anchors, budget: scan(leaf),
-    "posterior": lambda leaf, anchors, budget: localize_posterior(leaf, confidence=0.95),
+def entropy(p: np.ndarray) -> np.ndarray:
+    """Of a coin, nats."""
+    p = np.clip(p, 1e-12, 1 - 1e-12)
+    coins: np.ndarray = -(p * np.log(p) + (1 - p) * np.log(1 - p))
+    return coins
+
+
+def as_many_as_possible(world: World, budget: int) -> Strategy:
+    """The paper's bisection with as many suffixes at each anchor as the budget allows."""
+    num_suffixes = max(1, budget // math.ceil(math.log2(len(world.chances))))
+    return localize(world.leaf, num_suffixes, num_suffixes)
+
+
+LOCALIZERS: dict[str, Callable[[World, int], Strategy]] = {  # world, budget
+    "rule": lambda world, budget: localize(world.leaf),
+    "rule x": as_many_as_possible,
+    "scan": lambda world, budget: scan(world.leaf),
+    "posterior": lambda world, budget: localize_posterior(world.leaf, confidence=0.95),
+    "told": lambda world, budget: told(world),
 }
 
 
-def measure(kind: str, anchors: int, success: float, budget: int, num: int, seeds: int) -> list[dict[str, Any]]:
+def measure(
+    kind: str, anchors: int, success: float, budget: int, num: int, seeds: int
+) -> list[dict[str, Any]]:
     """A row for every localizer; all of them are given the same trajectories."""
     rows = []
     for name, make in LOCALIZERS.items():
@@ -119,7 +153,7 @@ def measure(kind: str, anchors: int, success: float, budget: int, num: int, seed
             for i in range(num):
                 world = World(kind, anchors, success, np.random.default_rng([seed, i, anchors]))
                 ledger = BudgetLedger(budget)
-                grow(world.tree, make(world.leaf, anchors, budget), ledger, world.rng, world.draw)
+                grow(world.tree, make(world, budget), ledger, world.rng, world.draw)
                 (found,) = world.tree.localizations
                 # an unfinished bisection names nothing, which is a miss
                 named = math.inf if found.critical is None else found.critical + 1
@@ -139,8 +173,8 @@ def measure(kind: str, anchors: int, success: float, budget: int, num: int, seed
 def gains_table(rows: list[dict[str, Any]]) -> str:
     """A line for every world, K and s: exact hits of each localizer, and what the posterior gains."""
     lines = [
-        "| world | K | s | rule | rule x | scan | posterior | gain over rule | gain over rule x |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| world | K | s | rule | rule x | scan | posterior | told | gain over rule | gain over rule x |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for i in range(0, len(rows), len(LOCALIZERS)):
         cells = {row["localizer"]: row for row in rows[i : i + len(LOCALIZERS)]}
@@ -196,7 +230,8 @@ def main() -> None:
     head = "\n".join(f"- {key}: {value}" for key, value in about.items())
     explained = (__doc__ or "").split("\n\n", 2)[2].rsplit(" Writes", 1)[0]
     text = (
-        f"## Exact hits with a budget of {args.budget} (in brackets: suffixes drawn)\n\n{gains_table(rows)}\n\n"
+        f"## Exact hits with a budget of {args.budget} (in brackets: suffixes drawn)\n\n"
+        f"{gains_table(rows)}\n\n"
         f"## Agreement as a function of the budget\n\n{budgets_table(curves)}"
     )
     (args.out / "posterior.md").write_text(

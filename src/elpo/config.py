@@ -125,16 +125,25 @@ class RolloutConfig(Section):
 class StrategyConfig(Section):
     """How the rollouts of one problem are spent. The fields after `name` belong to the named kind."""
 
-    name: Literal["bel", "independent", "random_prefix", "frontier", "posterior"] = "bel"
+    name: Literal[
+        "bel", "independent", "random_prefix", "frontier", "posterior", "entropy_branching", "vine"
+    ] = "bel"
     max_failures: Positive = 3  # B_max
     min_suffixes: Positive = 1  # X_min
     max_suffixes: Positive = 3  # X_max
     entropy_slope: NonNegativeFloat = 5.0  # beta
     entropy_tokens: Count = 20  # 0: the whole step
     loop: Literal["figure", "printed"] = "figure"
-    # posterior: probability at which a search ends, and what a round of waiting is worth in rollouts.
+    num_chains: Positive = 4  # random_prefix, entropy_branching, vine: trajectories from the prompt first
+    num_samples: Positive = 3  # vine: continuations that value a state
+    # entropy_branching: see its docstring.
+    branching: Literal["paper", "code"] = "paper"
+    entropy_weight: NonNegativeFloat = 0.2
+    branch_penalty: Fraction = 0.0
+    pre_monitor: Literal["off", "counted", "reused"] = "off"
+    # posterior: probability at which a search ends, and what saving a round of waiting is worth in rollouts.
     confidence: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.9
-    round_cost: NonNegativeFloat = 1.0
+    round_cost: NonNegativeFloat = 0.0
 
     @model_validator(mode="after")
     def _suffix_range(self) -> StrategyConfig:
@@ -149,11 +158,18 @@ class CreditConfig(Section):
     "hierarchical": A = w * branch + (1 - w) * trajectory (Eq. 10).
     """
 
-    name: Literal["hierarchical"] = "hierarchical"
+    name: Literal["hierarchical", "tree_group", "anchor_group", "step_value", "prefix_reward"] = (
+        "hierarchical"
+    )
     branch_weight: Fraction = 0.5  # lambda_tree
     std: Literal["population", "sample"] = "population"
     scale: Flag = True
     eps: PositiveFloat = 1e-6
+    num_trees: Positive = 4  # tree_group: trees of a problem
+    anchor: Literal["observation", "prefix"] = "observation"  # anchor_group: what makes two states the same
+    discount: Fraction = 0.95  # anchor_group
+    step_weight: NonNegativeFloat = 1.0  # anchor_group
+    prefix_reward: Fraction = 0.5  # prefix_reward: what good steps of a failure are worth
 
 
 class ClipConfig(Section):

@@ -7,8 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from elpo.algorithms.advantage import branch_advantages, hierarchical_advantages, trajectory_advantages
+from elpo.algorithms.anchor_groups import anchor_group_advantages
 from elpo.algorithms.clipping import clip_bounds
 from elpo.algorithms.credit import Credit
+from elpo.algorithms.prefix_reward import prefix_reward_advantages
+from elpo.algorithms.tree_groups import tree_group_advantages
+from elpo.algorithms.vine import step_values
 from elpo.config import AlgorithmConfig, CreditConfig
 from elpo.tree import RolloutTree
 
@@ -17,6 +21,12 @@ CreditRule = Callable[[RolloutTree, CreditConfig], np.ndarray]
 
 CREDIT_RULES: Mapping[str, CreditRule] = {
     "hierarchical": lambda tree, c: hierarchical_advantages(tree, c.branch_weight, c.std, c.scale, c.eps),
+    "tree_group": lambda tree, c: tree_group_advantages(tree, c.num_trees, c.std, c.scale, c.eps),
+    "anchor_group": lambda tree, c: anchor_group_advantages(
+        tree, c.anchor, c.discount, c.step_weight, c.std, c.scale, c.eps
+    ),
+    "step_value": lambda tree, c: step_values(tree),
+    "prefix_reward": lambda tree, c: prefix_reward_advantages(tree, c.prefix_reward),
 }
 """What `credit.name` may be. A new rule: a pure function in a file of its own, a line here, a name in the
 Literal of `CreditConfig`."""

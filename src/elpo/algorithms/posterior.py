@@ -1,4 +1,4 @@
-"""Error localization by posterior: the paper's search, asking what tells most and answering with the likeliest."""
+"""Error localization by posterior: ask where it tells most, answer with the likeliest step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def posterior(
     max_failures: int = 3,
     max_suffixes: int = 3,
     confidence: float = 0.9,
-    round_cost: float = 1.0,
+    round_cost: float = 0.0,
     entropy_tokens: int = 20,
 ) -> Strategy:
     """ELPO's search with a posterior over the critical step in place of bisection.
@@ -39,7 +39,7 @@ def posterior(
 
     Args:
         max_failures: B_max, failures collected before each search.
-        max_suffixes: most suffixes drawn at an anchor at a time.
+        max_suffixes: most suffixes drawn at an anchor at a time; without a price for rounds it is always one.
         confidence: probability at which a search is finished.
         round_cost: how many rollouts it is worth to save one round of waiting.
         entropy_tokens: as in `bel`; only the choice of the trajectory depends on it.
@@ -53,13 +53,14 @@ def posterior(
 
 
 def localize_posterior(
-    leaf: int, max_suffixes: int = 3, confidence: float = 0.9, round_cost: float = 1.0
+    leaf: int, max_suffixes: int = 3, confidence: float = 0.9, round_cost: float = 0.0
 ) -> Strategy:
     """Search one failed trajectory that is already in the tree, with the whole budget or until sure.
 
     Appends one `Localization`: the likeliest critical step, `exact` where it reached `confidence`, and in
-    `falls` every other step that more likely than not cost about two thirds of the chance of success or more.
-    Arguments and errors are those of `posterior`; a `leaf` that succeeded is a ValueError when the search starts.
+    `falls` every other step that more likely than not cost about two thirds of the chance of success or
+    more. Arguments and errors are those of `posterior`; a `leaf` that succeeded is a ValueError when the
+    search starts.
     """
     return search_leaf(leaf, _searcher(max_suffixes, confidence, round_cost))
 

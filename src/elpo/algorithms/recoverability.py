@@ -1,8 +1,9 @@
 """What a few suffixes say about how a failed trajectory lost its chance: a posterior instead of a verdict.
 
-Success is rare, so "no suffix succeeded" proves little. Here the chance of success after every step is a hidden
-Markov chain, each suffix is one noisy look at it, and what can be said about every step is exact. Pure functions
-over arrays; anchors are numbered as in `elpo.algorithms.localization`, with the prompt as anchor 0.
+Success is rare, so "no suffix succeeded" proves little. Here the chance of success after every step is a
+hidden Markov chain, each suffix is one noisy look at it, and what can be said about every step is exact.
+Pure functions over arrays; anchors are numbered as in `elpo.algorithms.localization`, with the prompt as
+anchor 0.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def _moves() -> np.ndarray:
 
 _MOVES = _moves()
 _RANK = np.arange(len(LEVELS))
-_LOWER = (_RANK[:, None] > 0) & ((_RANK == 0) | (_RANK <= _RANK[:, None] - 2))
+_LOWER = (_RANK[:, None] > 0) & ((_RANK == 0) | (_RANK[:, None] - 2 >= _RANK))
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +41,8 @@ class Belief:
     """What is known of a trajectory of K anchors and a last step.
 
     `critical[t - 1]` is the probability that step t = 1..K+1 is the first irrecoverable one; `levels[m]` the
-    distribution of the chance of success from anchor m = 0..K over `LEVELS`; `falls[t - 1]` the probability that
-    step t lost at least two levels, about two thirds of the chance, or all of it.
+    distribution of the chance of success from anchor m = 0..K over `LEVELS`; `falls[t - 1]` the probability
+    that step t lost at least two levels, about two thirds of the chance, or all of it.
     """
 
     critical: np.ndarray  # float64 [K + 1]
@@ -52,15 +53,15 @@ class Belief:
 def belief(prior: np.ndarray, successes: np.ndarray, draws: np.ndarray) -> Belief:
     """The posterior over every step of a failed trajectory, given the rollouts drawn from its prefixes.
 
-    The chance of success z_m after step m starts anywhere in `LEVELS`. Step t is fatal, z_t = 0 for ever, with
-    the hazard that makes `prior` the distribution of the first fatal step; any other step keeps the chance,
-    lifts it by one level or lets it fall, with the probabilities `RISE` and `FALL`. The suffixes of anchor m
-    succeed with z_m, independently. z_{K+1} = 0: the trajectory has failed.
+    The chance of success z_m after step m starts anywhere in `LEVELS`. Step t is fatal, z_t = 0 for ever,
+    with the hazard that makes `prior` the distribution of the first fatal step; any other step keeps the
+    chance, lifts it by one level or lets it fall, with the probabilities `RISE` and `FALL`. The suffixes of
+    anchor m succeed with z_m, independently. z_{K+1} = 0: the trajectory has failed.
 
     Not in the paper, whose search takes an anchor without a success as lost.
 
     Args:
-        prior: how likely each step is the first irrecoverable one before any suffix, [K + 1]; need not sum to 1.
+        prior: how likely each step is the first irrecoverable one before any suffix, [K + 1]; any scale.
         successes: of the rollouts drawn from anchor 0..K, [K + 1]; anchor 0 is the prompt.
         draws: their number, same shape. The trajectory itself is one of those from the prompt.
 
@@ -68,7 +69,9 @@ def belief(prior: np.ndarray, successes: np.ndarray, draws: np.ndarray) -> Belie
         ValueError: if the shapes differ, or the prior has a value that is not positive.
     """
     if not prior.shape == successes.shape == draws.shape:
-        raise ValueError(f"shapes {prior.shape}, {successes.shape}, {draws.shape} differ: give one entry an anchor")
+        raise ValueError(
+            f"shapes {prior.shape}, {successes.shape}, {draws.shape} differ: one entry an anchor"
+        )
     if not (prior > 0).all():
         raise ValueError("the prior rules a step out: give every step a positive weight")
     hazards = prior / np.cumsum(prior[::-1])[::-1]
@@ -98,23 +101,24 @@ def belief(prior: np.ndarray, successes: np.ndarray, draws: np.ndarray) -> Belie
     return Belief(np.maximum(np.diff(lost), 0), levels, np.append(fell, 1 - lost[-2]))
 
 
-def prior_over_steps(num_steps: int, success: float, weights: np.ndarray | None = None) -> np.ndarray:
+def prior_over_steps(num_steps: int, success: float) -> np.ndarray:
     """How likely each step of a failed trajectory is its first fatal one, before any suffix. [num_steps]
 
-        P(t) ∝ q^(t − 1) w_t,   q = success^(1 / num_steps)
+        P(t) ∝ q^(t − 1),   q = success^(1 / num_steps)
 
     Steps that each go right with probability q lead to the success rate of the group; the first that does not
-    is then distributed like this. `weights` say which steps are likelier to be wrong for another reason.
+    is then distributed like this.
 
     >>> prior_over_steps(2, 0.25)
     array([0.66666667, 0.33333333])
     """
-    prior = success ** (np.arange(num_steps) / num_steps) * (1 if weights is None else weights)
-    return prior / prior.sum()
+    prior = success ** (np.arange(num_steps, dtype=np.float64) / num_steps)
+    prior /= prior.sum()
+    return prior
 
 
 def information(levels: np.ndarray, num_draws: int) -> np.ndarray:
-    """How much `num_draws` suffixes from an anchor are expected to tell about whether it is lost, in nats. [M]
+    """How much `num_draws` suffixes from an anchor are expected to tell about it being lost, in nats. [M]
 
         I = H(k) − P(not lost) H(k | not lost),   k successes of `num_draws`
 
@@ -128,7 +132,8 @@ def information(levels: np.ndarray, num_draws: int) -> np.ndarray:
     mixed = levels[:, 1:] @ chances
     given = mixed / np.maximum(alive, 1e-300)
     mixed[:, 0] += levels[:, 0]
-    return _plogp(mixed).sum(-1) - alive[:, 0] * _plogp(given).sum(-1)
+    gained: np.ndarray = _plogp(mixed).sum(-1) - alive[:, 0] * _plogp(given).sum(-1)
+    return gained
 
 
 def best_look(state: Belief, max_draws: int, round_cost: float) -> tuple[int, int]:
@@ -137,10 +142,10 @@ def best_look(state: Belief, max_draws: int, round_cost: float) -> tuple[int, in
     A round costs its suffixes and the waiting for them, counted in rollouts. Anchors are those after a tool
     step, 1..K; the first of equals.
     """
-    counts = np.arange(1, max_draws + 1)
+    counts = range(1, max_draws + 1)
     gains = np.array([information(state.levels[1:], n) / (n + round_cost) for n in counts])
     most, anchor = np.unravel_index(gains.argmax(), gains.shape)
-    return int(anchor) + 1, int(counts[most])
+    return int(anchor) + 1, counts[most]
 
 
 def _plogp(p: np.ndarray) -> np.ndarray:
