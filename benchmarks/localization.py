@@ -15,6 +15,8 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import numpy as np
 from compare import provenance
 
 from elpo.algorithms.budget import BudgetLedger
+from elpo.algorithms.posterior import localize_posterior, posterior
 from elpo.algorithms.strategies import RolloutRequest, Search, Strategy, bel, localize
 from elpo.recipes import load_config
 from elpo.tasks.ledger import first_irrecoverable_step
@@ -34,16 +37,18 @@ SUFFIXES = ((1, 1), (1, 3), (3, 3), (6, 6))
 """(X_min, X_max); (1, 3) with the entropy rule is the paper's."""
 CANDIDATES = 4
 BUDGET = 200  # never binds: 4 candidates and 6 suffixes at each of at most 4 anchors
+POSTERIOR = (5, 8, 15)
+"""Suffixes of a posterior search: what the second to fourth of `SUFFIXES` spend."""
 
 
-def search_first_failure(minimum: int, maximum: int) -> Strategy:
+def search_first_failure(make: Callable[[int], Strategy]) -> Strategy:
     """Draw some trajectories and search the first that failed; nothing if all succeeded."""
 
     def strategy(tree: RolloutTree, ledger: BudgetLedger, rng: np.random.Generator) -> Search:
         leaves = yield RolloutRequest(ROOT, CANDIDATES)
         failed = [leaf for leaf in leaves if not tree.outcomes[leaf].correct and len(tree.path(leaf)) > 1]
         if failed:
-            yield from localize(failed[0], min_suffixes=minimum, max_suffixes=maximum)(tree, ledger, rng)
+            yield from make(failed[0])(tree, ledger, rng)
 
     return strategy
 
@@ -87,10 +92,24 @@ def measure(run: Path, num_problems: int, seed: int) -> list[dict[str, Any]]:
         assembly.model.eval()
         problems = assembly.task.problems("test", num_problems)
         plans = [
-            (f"{low}" if low == high else f"{low}-{high}", search_first_failure(low, high), BUDGET)
+            (
+                f"{low}" if low == high else f"{low}-{high}",
+                search_first_failure(partial(localize, min_suffixes=low, max_suffixes=high)),
+                BUDGET,
+            )
             for low, high in SUFFIXES
         ]
-        plans.append(("BEL, 16 rollouts", bel(), 16))
+        for informed in (False, True):
+            name = "posterior" if informed else "posterior, entropies unused"
+            plans += [
+                (
+                    f"{name}, {num} in all",
+                    search_first_failure(partial(localize_posterior, confidence=0.95, informed=informed)),
+                    CANDIDATES + num,
+                )
+                for num in POSTERIOR
+            ]
+        plans += [("BEL, 16 rollouts", bel(), 16), ("posterior BEL, 16 rollouts", posterior(), 16)]
         for name, strategy, budget in plans:
             started = time.perf_counter()
             trees, _ = assembly.scheduler.grow(problems, strategy, budget, seed)

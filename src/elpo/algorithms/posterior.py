@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from elpo.algorithms.budget import BudgetLedger
+from elpo.algorithms.localization import step_entropy
 from elpo.algorithms.recoverability import Belief, belief, best_look, prior_over_steps
 from elpo.algorithms.strategies import (
     LeafSearch,
@@ -24,6 +25,7 @@ def posterior(
     max_suffixes: int = 3,
     confidence: float = 0.9,
     round_cost: float = 0.0,
+    informed: bool = True,
     entropy_tokens: int = 20,
 ) -> Strategy:
     """ELPO's search with a posterior over the critical step in place of bisection.
@@ -42,18 +44,23 @@ def posterior(
         max_suffixes: most suffixes drawn at an anchor at a time; without a price for rounds it is always one.
         confidence: probability at which a search is finished.
         round_cost: how many rollouts it is worth to save one round of waiting.
-        entropy_tokens: as in `bel`; only the choice of the trajectory depends on it.
+        informed: whether the policy's own uncertainty says which steps are likelier wrong (`step_weights`).
+        entropy_tokens: as in `bel`; for the choice of the trajectory, and for `informed`.
 
     Raises:
         ValueError: for a count below 1, a confidence outside (0, 1) or a negative price.
     """
-    at_least("entropy_tokens", entropy_tokens, 0)
-    search = _searcher(max_suffixes, confidence, round_cost)
+    search = _searcher(max_suffixes, confidence, round_cost, informed, entropy_tokens)
     return search_failures(search, max_failures, entropy_tokens)
 
 
 def localize_posterior(
-    leaf: int, max_suffixes: int = 3, confidence: float = 0.9, round_cost: float = 0.0
+    leaf: int,
+    max_suffixes: int = 3,
+    confidence: float = 0.9,
+    round_cost: float = 0.0,
+    informed: bool = True,
+    entropy_tokens: int = 20,
 ) -> Strategy:
     """Search one failed trajectory that is already in the tree, with the whole budget or until sure.
 
@@ -62,7 +69,7 @@ def localize_posterior(
     more. Arguments and errors are those of `posterior`; a `leaf` that succeeded is a ValueError when the
     search starts.
     """
-    return search_leaf(leaf, _searcher(max_suffixes, confidence, round_cost))
+    return search_leaf(leaf, _searcher(max_suffixes, confidence, round_cost, informed, entropy_tokens))
 
 
 def evidence(tree: RolloutTree, leaf: int) -> tuple[np.ndarray, np.ndarray]:
@@ -77,18 +84,40 @@ def evidence(tree: RolloutTree, leaf: int) -> tuple[np.ndarray, np.ndarray]:
     return successes, draws
 
 
-def state_of(tree: RolloutTree, leaf: int) -> Belief:
-    """The posterior of a failed leaf's trajectory, given the whole tree.
+def step_weights(tree: RolloutTree, leaf: int, entropy_tokens: int = 20) -> np.ndarray:
+    """How much likelier than others each step of a path is wrong, by the policy's own doubts. [K + 1]
+
+        w_t = (H_t / mean H + 0.1) (1 − p_t + 0.05)
+
+    H_t is the entropy at the start of the step (`elpo.algorithms.localization.step_entropy`), p_t the
+    probability of the whole step: a step the policy was sure of, or would nearly always have taken, is seldom
+    its error. Long steps all have p_t near 0, and then only the entropies count; without tokens all weigh the
+    same. The two constants keep every step possible; they were chosen on cold starts of the ledger task.
+    """
+    steps = [tree.nodes[node].step for node in tree.path(leaf)]
+    entropies = np.array([step_entropy(step, entropy_tokens) for step in steps])
+    chances = np.exp([float(step.logprobs[step.sampled].sum(dtype=np.float64)) for step in steps])
+    known = ~np.isnan(entropies)
+    mean = entropies[known].mean() if known.any() else 0.0
+    doubts = np.where(known, entropies, mean) / mean if mean > 0 else np.ones(len(steps))
+    weights: np.ndarray = (doubts + 0.1) * (1 - np.where(known, chances, 0.0) + 0.05)
+    return weights
+
+
+def state_of(tree: RolloutTree, leaf: int, weights: np.ndarray) -> Belief:
+    """The posterior of a failed leaf's trajectory, given the whole tree and `weights` for its prior.
 
     The group's success rate is that of the rollouts from the prompt, with one success and one failure added.
     """
     successes, draws = evidence(tree, leaf)
-    prior = prior_over_steps(len(draws), (successes[0] + 1) / (draws[0] + 2))
-    return belief(prior, successes, draws)
+    return belief(prior_over_steps((successes[0] + 1) / (draws[0] + 2), weights), successes, draws)
 
 
-def _searcher(max_suffixes: int, confidence: float, round_cost: float) -> LeafSearch:
+def _searcher(
+    max_suffixes: int, confidence: float, round_cost: float, informed: bool, entropy_tokens: int
+) -> LeafSearch:
     at_least("max_suffixes", max_suffixes, 1)
+    at_least("entropy_tokens", entropy_tokens, 0)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}: use a number between 0 and 1")
     if round_cost < 0:
@@ -96,15 +125,16 @@ def _searcher(max_suffixes: int, confidence: float, round_cost: float) -> LeafSe
 
     def search(tree: RolloutTree, leaf: int, ledger: BudgetLedger) -> Search:
         path = tree.path(leaf)
+        weights = step_weights(tree, leaf, entropy_tokens) if informed else np.ones(len(path))
         probes: list[Probe] = []
-        state = state_of(tree, leaf)
+        state = state_of(tree, leaf, weights)
         while state.critical.max() < confidence and ledger.remaining:
             anchor, wanted = best_look(state, min(max_suffixes, ledger.remaining), round_cost)
             leaves = yield from ask(path[anchor - 1], wanted, ledger)
             if leaves:
                 num_successes = sum(tree.outcomes[i].correct for i in leaves)
                 probes.append(Probe(path[anchor - 1], len(leaves), num_successes))
-                state = state_of(tree, leaf)
+                state = state_of(tree, leaf, weights)
         likeliest = int(state.critical.argmax())
         falls = tuple(path[i] for i in range(likeliest) if state.falls[i] > 0.5)
         sure = bool(state.critical[likeliest] >= confidence)

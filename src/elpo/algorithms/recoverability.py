@@ -101,18 +101,18 @@ def belief(prior: np.ndarray, successes: np.ndarray, draws: np.ndarray) -> Belie
     return Belief(np.maximum(np.diff(lost), 0), levels, np.append(fell, 1 - lost[-2]))
 
 
-def prior_over_steps(num_steps: int, success: float) -> np.ndarray:
-    """How likely each step of a failed trajectory is its first fatal one, before any suffix. [num_steps]
+def prior_over_steps(success: float, weights: np.ndarray) -> np.ndarray:
+    """How likely each step of a failed trajectory is its first fatal one, before any suffix. [K + 1]
 
-        P(t) ∝ q^(t − 1),   q = success^(1 / num_steps)
+        P(t) ∝ q^(t − 1) w_t,   q = success^(1 / (K + 1))
 
     Steps that each go right with probability q lead to the success rate of the group; the first that does not
-    is then distributed like this.
+    is then distributed like this; `weights` [K + 1] say which of them are likelier than others to be wrong.
 
-    >>> prior_over_steps(2, 0.25)
+    >>> prior_over_steps(0.25, np.ones(2))
     array([0.66666667, 0.33333333])
     """
-    prior = success ** (np.arange(num_steps, dtype=np.float64) / num_steps)
+    prior: np.ndarray = weights * success ** (np.arange(len(weights)) / len(weights))
     prior /= prior.sum()
     return prior
 

@@ -79,6 +79,7 @@ def make_strategy(config: StrategyConfig) -> Strategy:
                 max_suffixes=config.max_suffixes,
                 confidence=config.confidence,
                 round_cost=config.round_cost,
+                informed=config.informed,
                 entropy_tokens=config.entropy_tokens,
             )
         case "bel":
