@@ -41,8 +41,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 # Files that work on tensors, and so may import torch where they begin.
 TORCH = {
+    "elpo.algorithms.cispo",
+    "elpo.algorithms.gspo",
     "elpo.algorithms.surrogate",
     "elpo.algorithms.surrogates",
+    "elpo.algorithms.value_regression",
     "elpo.batch",
     "elpo.engines.sampling",
     "elpo.engines.scripted",  # by way of sampling
@@ -50,6 +53,7 @@ TORCH = {
     "elpo.engines.transformers",
     "elpo.packing",
     "elpo.training.checkpoint",
+    "elpo.training.collection",  # by way of sft
     "elpo.training.learner",
     "elpo.training.policy_update",
     "elpo.training.sft",

@@ -156,16 +156,28 @@ class StrategyConfig(Section):
 class CreditConfig(Section):
     """The rule that makes advantages from a tree, and how it normalises.
 
-    "hierarchical": A = w * branch + (1 - w) * trajectory (Eq. 10).
+    `std`, `scale` and `eps` are those of a z-score over a group (and over siblings); `whiten` normalises once
+    more, by the sample deviation over all trees of an RL step.
     """
 
-    name: Literal["hierarchical", "tree_group", "anchor_group", "step_value", "prefix_reward"] = (
-        "hierarchical"
-    )
-    branch_weight: Fraction = 0.5  # lambda_tree
+    name: Literal[
+        "hierarchical",
+        "reward",
+        "leave_one_out",
+        "floored",
+        "optimal_value",
+        "tree_group",
+        "anchor_group",
+        "step_value",
+        "prefix_reward",
+    ] = "hierarchical"
+    branch_weight: Fraction = 0.5  # lambda_tree: A = w * branch + (1 - w) * trajectory (Eq. 10)
     std: Literal["population", "sample"] = "population"
     scale: Flag = True
     eps: PositiveFloat = 1e-6
+    whiten: Literal["none", "trajectories", "tokens"] = "none"
+    floor: float = 0.0  # of the baseline, for "floored": the least reward that counts as right
+    value_temperature: PositiveFloat = 0.5  # beta_1 of "optimal_value"
     num_trees: Positive = 4  # tree_group: trees of a problem
     anchor: Literal["observation", "prefix"] = "observation"  # anchor_group: what makes two states the same
     discount: Fraction = 0.95  # anchor_group
@@ -192,9 +204,50 @@ class ClipConfig(Section):
 class LossConfig(Section):
     """The objective of a token, and how token objectives become one number (Eq. 1)."""
 
-    surrogate: Literal["ppo"] = "ppo"
-    aggregation: Literal["seq-mean-token-mean", "token-mean"] = "seq-mean-token-mean"
+    surrogate: Literal["ppo", "gspo", "cispo", "reinforce", "value_regression"] = "ppo"
+    aggregation: Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum-norm"] = (
+        "seq-mean-token-mean"
+    )
+    divisor: Positive = 1  # of the sum over tokens, in seq-mean-token-sum-norm
     shared_tokens: Literal["duplicate", "once"] = "duplicate"
+    log_ratio_weight: PositiveFloat = 1e-3  # beta_2 of "value_regression"
+
+    @model_validator(mode="after")
+    def _mean_over_sequences(self) -> LossConfig:
+        if self.surrogate in ("gspo", "value_regression") and self.aggregation != "seq-mean-token-mean":
+            raise ValueError(
+                f"surrogate {self.surrogate} is about whole sequences; its aggregation is "
+                f"seq-mean-token-mean, not {self.aggregation}"
+            )
+        return self
+
+
+class RewardConfig(Section):
+    """What shapes the task's reward before credit is made from it; without settings, nothing does."""
+
+    overlong_buffer: Fraction = 0.0  # the last share of a response's room, in which it loses up to 1
+    call_bonus: NonNegativeFloat = 0.0  # for each tool call of a wrong answer, up to -0.6
+    stages: tuple[NonNegativeFloat, NonNegativeFloat] | None = None  # a failure's gains, see below
+
+    @model_validator(mode="after")
+    def _later_is_better(self) -> RewardConfig:
+        """`stages`: once a tool call could be parsed, and once a call ran without error."""
+        if self.stages and self.stages[0] > self.stages[1]:
+            raise ValueError(f"stages {list(self.stages)} reward the earlier stage more than the later one")
+        return self
+
+
+class PromptConfig(Section):
+    """Which problems a step is about. The fields after `name` belong to the named kind.
+
+    "open": only groups with both successes and failures, drawn until there are enough, from at most
+    `max_rounds` batches. "valuable": groups without variance are replaced by new groups of prompts drawn by
+    p (1 - p), at most `max_copies` of each. Whatever is drawn is paid for.
+    """
+
+    name: Literal["every", "open", "valuable"] = "every"
+    max_rounds: Positive = 10
+    max_copies: Positive = 2
 
 
 class AlgorithmConfig(Section):
@@ -203,7 +256,10 @@ class AlgorithmConfig(Section):
 
     name: str = "elpo"
     num_rollouts: Positive = 16  # N_total
+    max_calls: tuple[Positive, ...] = ()  # tool calls of a trajectory in equal phases of training; (): any
+    prompts: PromptConfig = PromptConfig()
     strategy: StrategyConfig = StrategyConfig()
+    reward: RewardConfig = RewardConfig()
     credit: CreditConfig = CreditConfig()
     clip: ClipConfig = ClipConfig()
     loss: LossConfig = LossConfig()
@@ -252,6 +308,7 @@ class RLConfig(Section):
     problems_per_minibatch: Positive = 16
     num_epochs: Positive = 1
     microbatch_tokens: Positive = 16384
+    max_rollouts: Positive | None = None  # of the run: no step is begun that they would not pay for
     optimizer: OptimizerConfig = OptimizerConfig()
 
     @model_validator(mode="after")
@@ -297,3 +354,10 @@ class Config(Section):
     sft: SFTConfig = SFTConfig()
     rl: RLConfig = RLConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _a_step_can_be_paid(self) -> Config:
+        step = self.rl.problems_per_step * self.algorithm.num_rollouts
+        if self.rl.max_rollouts is not None and self.rl.max_rollouts < step:
+            raise ValueError(f"rl.max_rollouts {self.rl.max_rollouts} is less than one step needs: {step}")
+        return self

@@ -8,11 +8,18 @@ import numpy as np
 
 from elpo.algorithms.advantage import branch_advantages, hierarchical_advantages, trajectory_advantages
 from elpo.algorithms.anchor_groups import anchor_group_advantages
+from elpo.algorithms.baselines import (
+    floored_advantages,
+    leave_one_out_advantages,
+    optimal_value_advantages,
+    raw_rewards,
+)
 from elpo.algorithms.clipping import clip_bounds
 from elpo.algorithms.credit import Credit
 from elpo.algorithms.prefix_reward import prefix_reward_advantages
 from elpo.algorithms.tree_groups import tree_group_advantages
 from elpo.algorithms.vine import step_values
+from elpo.algorithms.whitening import whiten
 from elpo.config import AlgorithmConfig, CreditConfig
 from elpo.tree import RolloutTree
 
@@ -21,6 +28,10 @@ CreditRule = Callable[[RolloutTree, CreditConfig], np.ndarray]
 
 CREDIT_RULES: Mapping[str, CreditRule] = {
     "hierarchical": lambda tree, c: hierarchical_advantages(tree, c.branch_weight, c.std, c.scale, c.eps),
+    "reward": lambda tree, c: raw_rewards(tree),
+    "leave_one_out": lambda tree, c: leave_one_out_advantages(tree),
+    "floored": lambda tree, c: floored_advantages(tree, c.floor),
+    "optimal_value": lambda tree, c: optimal_value_advantages(tree, c.value_temperature),
     "tree_group": lambda tree, c: tree_group_advantages(tree, c.num_trees, c.std, c.scale, c.eps),
     "anchor_group": lambda tree, c: anchor_group_advantages(
         tree, c.anchor, c.discount, c.step_weight, c.std, c.scale, c.eps
@@ -36,12 +47,13 @@ def assign_credits(trees: Sequence[RolloutTree], algorithm: AlgorithmConfig) -> 
     """Advantages and clip bounds of every node of the trees of one RL step, by the configured rule."""
     credit, clip = algorithm.credit, algorithm.clip
     rule = CREDIT_RULES[credit.name]
+    advantages = whiten(trees, [rule(tree, credit) for tree in trees], credit.whiten, credit.eps)
     credits = []
-    for tree in trees:
+    for tree, of_node in zip(trees, advantages, strict=True):
         clip_low, clip_high = clip_bounds(tree, clip.low, clip.high, clip.elc, clip.scope)
         credits.append(
             Credit(
-                advantages=rule(tree, credit),
+                advantages=of_node,
                 branch=branch_advantages(tree, credit.std, credit.scale, credit.eps),
                 trajectory=trajectory_advantages(tree, credit.std, credit.scale, credit.eps),
                 clip_low=clip_low,

@@ -44,6 +44,14 @@ class RolloutCounts:
     tool_seconds: float = 0.0
     statuses: dict[ToolStatus, int] = field(default_factory=dict)
 
+    def __add__(self, other: RolloutCounts) -> RolloutCounts:
+        sums = {
+            name: value + getattr(other, name) for name, value in vars(self).items() if name != "statuses"
+        }
+        names = {**self.statuses, **other.statuses}
+        statuses = {name: self.statuses.get(name, 0) + other.statuses.get(name, 0) for name in names}
+        return RolloutCounts(**sums, statuses=statuses)
+
 
 @dataclass(eq=False)
 class _Growth:
@@ -208,6 +216,7 @@ class _Collection:
             growth.environments[prefix],
             turns_taken=len(path),
             malformed_calls=malformed,
+            calls=sum(step.tool_call is not None for step in path),
         )
         entropy = (self._seed, zlib.crc32(tree.problem.id.encode()), draw)
         seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])

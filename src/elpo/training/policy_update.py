@@ -9,10 +9,16 @@ from torch import Tensor
 
 from elpo.algorithms.credit import Credit
 from elpo.algorithms.surrogate import SurrogateStatistics, surrogate_statistics, token_weights
-from elpo.algorithms.surrogates import SURROGATES, TokenTerms
+from elpo.algorithms.surrogates import (
+    BY_TRAJECTORY,
+    LEARN_FROM_ZERO,
+    SURROGATES,
+    TokenTerms,
+    clipped_log_ratio,
+)
 from elpo.batch import micro_batches, token_batch
 from elpo.config import AlgorithmConfig, LossConfig, RLConfig
-from elpo.packing import MicroBatch, Minibatch, num_unique, pack_trees
+from elpo.packing import MicroBatch, Minibatch, Trajectories, num_unique, pack_trees
 from elpo.training.learner import Learner
 from elpo.tree import RolloutTree
 
@@ -77,7 +83,16 @@ def _packed(
     trees: Sequence[RolloutTree], credits: Sequence[Credit], loss: LossConfig, max_tokens: int
 ) -> Minibatch:
     """Every token of a tree once."""
-    return pack_trees(trees, credits, loss.aggregation, loss.shared_tokens, max_tokens)
+    return pack_trees(
+        trees,
+        credits,
+        loss.aggregation,
+        loss.shared_tokens,
+        max_tokens,
+        divisor=loss.divisor,
+        by_trajectory=loss.surrogate in BY_TRAJECTORY,
+        keep_all=loss.surrogate in LEARN_FROM_ZERO,
+    )
 
 
 def _unrolled(
@@ -85,12 +100,18 @@ def _unrolled(
 ) -> Minibatch:
     """A padded row for every trajectory: Eq. 1 as it is written."""
     batch = token_batch(trees, credits, loss.shared_tokens)
-    learning = torch.nonzero(batch.carries_gradient)[:, 0]
-    weights = token_weights(batch.mask, loss.aggregation)
+    learns = batch.mask.any(-1) if loss.surrogate in LEARN_FROM_ZERO else batch.carries_gradient
+    learning = torch.nonzero(learns)[:, 0]
+    weights = token_weights(batch.mask, loss.aggregation, loss.divisor)
     parts = []
     for index in micro_batches(batch.lengths[learning], max_tokens):
         rows = batch.rows(learning[index])
         sampled = rows.mask > 0
+        of_rows = weights[learning[index], : rows.token_ids.shape[1]]
+        by_row = None
+        if loss.surrogate in BY_TRAJECTORY:
+            places = torch.nonzero(sampled.flatten())[:, 0]
+            by_row = Trajectories(places, torch.nonzero(sampled)[:, 0], of_rows[sampled])
         parts.append(
             MicroBatch(
                 token_ids=rows.token_ids,
@@ -99,12 +120,13 @@ def _unrolled(
                 advantages=rows.advantages,
                 clip_low=rows.clip_low,
                 clip_high=rows.clip_high,
-                weights=weights[learning[index], : rows.token_ids.shape[1]],
+                weights=of_rows,
                 counts=sampled.float(),
+                trajectories=by_row,
             )
         )
-    learns = iter(batch.carries_gradient.tolist())
-    unique = sum(num_unique(tree, [leaf for leaf in tree.leaves if next(learns)]) for tree in trees)
+    kept = iter(learns.tolist())
+    unique = sum(num_unique(tree, [leaf for leaf in tree.leaves if next(kept)]) for tree in trees)
     return Minibatch(tuple(parts), unique)
 
 
@@ -127,17 +149,25 @@ class _Update:
         for part in self._parts:
             on = part.to(self._learner.device)
             logprobs, entropies = self._learner.scorer(on.token_ids, on.sampled, on.layout)
-            bounds = (on.clip_low, on.clip_high)
-            terms = TokenTerms(logprobs, entropies, on.old_logprobs, on.advantages, *bounds)
-            objective = surrogate(terms, self._algorithm)
-            loss = -(on.weights * objective).sum()
+            terms = TokenTerms(logprobs, entropies, on.old_logprobs, on.advantages, on.clip_low, on.clip_high)
+            weights, counts = on.weights, on.counts
+            if on.trajectories is not None:
+                terms = terms.at(on.trajectories.places, on.trajectories.numbers)
+                weights, counts = on.trajectories.weights, torch.ones_like(on.trajectories.weights)
+            loss = -(weights * surrogate(terms, self._algorithm)).sum()
             with torch.no_grad():
-                error_region = on.clip_low < 1 - self._algorithm.clip.low - 1e-6
                 self.statistics += surrogate_statistics(
-                    logprobs, on.old_logprobs, on.advantages, *bounds, on.counts, error_region
+                    terms.logprobs,
+                    terms.old_logprobs,
+                    terms.advantages,
+                    terms.clip_low,
+                    terms.clip_high,
+                    counts,
+                    terms.clip_low < 1 - self._algorithm.clip.low - 1e-6,
+                    clipped_log_ratio(terms, self._algorithm),
                 )
-                difference += float(((logprobs - on.old_logprobs).abs() * on.counts).sum())
-                num_tokens += float(on.counts.sum())
+                difference += float(((terms.logprobs - terms.old_logprobs).abs() * counts).sum())
+                num_tokens += float(counts.sum())
                 self.loss += float(loss)
             yield loss
         self.logprob_difference = difference / max(1.0, num_tokens)
