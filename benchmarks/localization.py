@@ -33,12 +33,12 @@ from elpo.training.checkpoint import Checkpoints
 from elpo.training.run_folder import RunFolder
 from elpo.tree import ROOT, RolloutTree
 
-SUFFIXES = ((1, 1), (1, 3), (3, 3), (6, 6))
+SUFFIXES = ((1, 3), (3, 3), (6, 6))
 """(X_min, X_max); (1, 3) with the entropy rule is the paper's."""
 CANDIDATES = 4
 BUDGET = 200  # never binds: 4 candidates and 6 suffixes at each of at most 4 anchors
 POSTERIOR = (5, 8, 15)
-"""Suffixes of a posterior search: what the second to fourth of `SUFFIXES` spend."""
+"""Suffixes of a posterior search: about what each of `SUFFIXES` spends."""
 
 
 def search_first_failure(make: Callable[[int], Strategy]) -> Strategy:

@@ -182,6 +182,7 @@ class CreditConfig(Section):
     anchor: Literal["observation", "prefix"] = "observation"  # anchor_group: what makes two states the same
     discount: Fraction = 0.95  # anchor_group
     step_weight: NonNegativeFloat = 1.0  # anchor_group
+    shared_steps: Literal["mean", "own"] = "mean"  # own: each trajectory's z-score, in shared prefixes too
     prefix_reward: Fraction = 0.5  # prefix_reward: what good steps of a failure are worth
 
 
@@ -204,12 +205,13 @@ class ClipConfig(Section):
 class LossConfig(Section):
     """The objective of a token, and how token objectives become one number (Eq. 1)."""
 
-    surrogate: Literal["ppo", "gspo", "cispo", "reinforce", "value_regression"] = "ppo"
+    surrogate: Literal["ppo", "gspo", "cispo", "reinforce", "value_regression", "balanced"] = "ppo"
     aggregation: Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum-norm"] = (
         "seq-mean-token-mean"
     )
     divisor: Positive = 1  # of the sum over tokens, in seq-mean-token-sum-norm
     shared_tokens: Literal["duplicate", "once"] = "duplicate"
+    entropy_bonus: NonNegativeFloat = 0.2  # a of "balanced"
     log_ratio_weight: PositiveFloat = 1e-3  # beta_2 of "value_regression"
 
     @model_validator(mode="after")

@@ -6,7 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from elpo.algorithms.advantage import branch_advantages, hierarchical_advantages, trajectory_advantages
+from elpo.algorithms.advantage import (
+    branch_advantages,
+    hierarchical_advantages,
+    standardize,
+    trajectory_advantages,
+)
 from elpo.algorithms.anchor_groups import anchor_group_advantages
 from elpo.algorithms.baselines import (
     floored_advantages,
@@ -43,6 +48,12 @@ CREDIT_RULES: Mapping[str, CreditRule] = {
 Literal of `CreditConfig`."""
 
 
+def own_advantages(tree: RolloutTree, credit: CreditConfig) -> np.ndarray:
+    """The z-score of every trajectory, for all its tokens: shared prefixes do not share credit. By leaf."""
+    rewards = np.array([outcome.reward for outcome in tree.outcomes.values()])
+    return standardize(rewards, credit.std, credit.scale, credit.eps)
+
+
 def assign_credits(trees: Sequence[RolloutTree], algorithm: AlgorithmConfig) -> list[Credit]:
     """Advantages and clip bounds of every node of the trees of one RL step, by the configured rule."""
     credit, clip = algorithm.credit, algorithm.clip
@@ -58,6 +69,7 @@ def assign_credits(trees: Sequence[RolloutTree], algorithm: AlgorithmConfig) -> 
                 trajectory=trajectory_advantages(tree, credit.std, credit.scale, credit.eps),
                 clip_low=clip_low,
                 clip_high=clip_high,
+                own=own_advantages(tree, credit) if credit.shared_steps == "own" else None,
             )
         )
     return credits

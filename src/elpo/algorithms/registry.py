@@ -29,7 +29,16 @@ VERL_PPO: Row = {
     "clip": {"low": 0.2, "high": 0.2, "elc": 0.0, "dual": 3.0},
     "loss": {"aggregation": "token-mean"},
 }
-ARPO = row(VERL_PPO, strategy={"name": "entropy_branching", "num_chains": 8, "entropy_weight": 0.2})
+ARPO = row(
+    VERL_PPO,
+    strategy={"name": "entropy_branching", "num_chains": 8, "entropy_weight": 0.2},
+    credit={"shared_steps": "own"},
+)
+AEPO = row(
+    ARPO,
+    strategy={"branch_penalty": 0.05, "pre_monitor": "reused"},
+    loss={"surrogate": "balanced", "entropy_bonus": 0.2},
+)
 
 ALGORITHMS: Mapping[str, Row] = {
     # The paper's method; its settings are the defaults of `AlgorithmConfig`.
@@ -96,7 +105,10 @@ ALGORITHMS: Mapping[str, Row] = {
     "valuable-prompts": row(GRPO, prompts={"name": "valuable", "max_copies": 2}),
     # Methods that branch, or that credit single steps. Their codes are built on verl's PPO.
     "arpo": ARPO,
+    "arpo-hard": row(ARPO, credit={"shared_steps": "mean"}),
     "arpo-code": row(ARPO, strategy={"branching": "code"}),
+    "aepo": AEPO,
+    "aepo-code": row(AEPO, strategy={"branching": "code"}),
     "gigpo": row(VERL_PPO, strategy={"name": "independent"}, credit={"name": "anchor_group"}),
     "gigpo-tree": row(VERL_PPO, credit={"name": "anchor_group", "anchor": "prefix"}),
     "tree-grpo": row(
