@@ -111,7 +111,7 @@ def test_the_pre_monitor_is_paid_for_and_reused_or_not(run):
     rising = always(1, [1, 2])
     tree, _, requests = run(entropy_branching(pre_monitor="counted"), 16, rising)
     assert 0 not in {prefix for prefix, _ in prefixes(requests)}  # never copied
-    tree, _, requests = run(entropy_branching(pre_monitor="reused"), 16, rising)
+    _tree, _, requests = run(entropy_branching(pre_monitor="reused"), 16, rising)
     assert 0 in {prefix for prefix, _ in prefixes(requests)}
 
 

@@ -65,7 +65,7 @@ def test_it_collects_failures_like_bel_and_counts_all_rollouts(run):
     tree, ledger, requests = run(posterior(), 16, world(4, 2, 1.0))
     assert ledger.remaining == 0 and requests[0].prefix == ROOT and requests[0].num_rollouts == 3
     assert tree.localizations and all(found.leaf in tree.leaves for found in tree.localizations)
-    assert not error_region(tree)[[i for i in tree.path(tree.localizations[0].leaf)[:2]]].any()
+    assert not error_region(tree)[list(tree.path(tree.localizations[0].leaf)[:2])].any()
 
 
 def test_evidence_is_everything_drawn_from_the_path(make_tree, make_steps, make_outcome):
