@@ -109,9 +109,9 @@ def test_the_pre_monitor_is_paid_for_and_reused_or_not(run):
     _, ledger, requests = run(entropy_branching(pre_monitor="counted"), 16, flat)
     assert prefixes(requests) == [(ROOT, 1), (ROOT, 9), (ROOT, 6)] and ledger.remaining == 0
     rising = always(1, [1, 2])
-    tree, _, requests = run(entropy_branching(pre_monitor="counted"), 16, rising)
+    _, _, requests = run(entropy_branching(pre_monitor="counted"), 16, rising)
     assert 0 not in {prefix for prefix, _ in prefixes(requests)}  # never copied
-    _tree, _, requests = run(entropy_branching(pre_monitor="reused"), 16, rising)
+    _, _, requests = run(entropy_branching(pre_monitor="reused"), 16, rising)
     assert 0 in {prefix for prefix, _ in prefixes(requests)}
 
 

@@ -12,7 +12,7 @@ from elpo.types import Localization
 
 
 def world(num_tools: int, num_good: int, chance: float, seed: int = 0):
-    """Suffixes of the first `num_good` steps of a failure succeed with `chance`; those from the prompt never."""
+    """Suffixes of the first `num_good` steps of a failure succeed with `chance`, no whole rollout does."""
     rng = np.random.default_rng(seed)
 
     def policy(tree, prefix, i):

@@ -1,4 +1,4 @@
-"""Credit of single steps: GiGPO, Tree-GRPO, VinePPO, VPPO and AEPO's objective, by hand and by other means."""
+"""Credit of single steps: GiGPO, Tree-GRPO, VinePPO, VPPO, and AEPO's objective, by hand and otherwise."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_gigpo_recognises_a_state_wherever_it_recurs():
 @pytest.mark.parametrize("anchor", ["observation", "prefix"])
 @pytest.mark.parametrize("seed", range(4))
 def test_gigpo_is_a_table_of_steps_grouped_by_state(anchor, seed):
-    """As verl-agent computes it: a row for every step of every episode, groups by state, torch's deviation."""
+    """As verl-agent does: a row for every step of every episode, groups by state, torch.std."""
     tree = branched(seed)
     rows = []  # node, state, return, episode
     for leaf, outcome in tree.outcomes.items():
