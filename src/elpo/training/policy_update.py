@@ -41,7 +41,7 @@ def update_policy(
     losses: list[float] = []
     norms: list[float] = []
     differences: list[float] = []
-    prepare = _packed if learner.packed else _unrolled
+    prepare = packed if learner.packed else unrolled
     batches = [
         prepare(
             trees[i : i + rl.problems_per_minibatch],
@@ -85,7 +85,7 @@ def _by_trajectory(credits: Sequence[Credit], loss: LossConfig) -> bool:
     return loss.surrogate in BY_TRAJECTORY or any(credit.own is not None for credit in credits)
 
 
-def _packed(
+def packed(
     trees: Sequence[RolloutTree], credits: Sequence[Credit], loss: LossConfig, max_tokens: int
 ) -> Minibatch:
     """Every token of a tree once."""
@@ -101,7 +101,7 @@ def _packed(
     )
 
 
-def _unrolled(
+def unrolled(
     trees: Sequence[RolloutTree], credits: Sequence[Credit], loss: LossConfig, max_tokens: int
 ) -> Minibatch:
     """A padded row for every trajectory: Eq. 1 as it is written."""
@@ -138,6 +138,20 @@ def _unrolled(
     return Minibatch(tuple(parts), unique)
 
 
+def loss_terms(part: MicroBatch, logprobs: Tensor, entropies: Tensor) -> tuple[TokenTerms, Tensor, Tensor]:
+    """What the surrogate of a part looks at, the weight of each token, and how many each counts for.
+
+    The loss of the part is `-(weights * surrogate(terms, algorithm)).sum()`.
+    """
+    bounds = part.clip_low, part.clip_high
+    terms = TokenTerms(logprobs, entropies, part.old_logprobs, part.advantages, *bounds)
+    of = part.trajectories
+    if of is None:
+        return terms, part.weights, part.counts
+    terms = replace(terms.at(of.places, of.numbers), advantages=of.advantages)
+    return terms, of.weights, torch.ones_like(of.weights)
+
+
 class _Update:
     """The losses of one mini-batch's parts, and what was seen on the way."""
 
@@ -157,12 +171,7 @@ class _Update:
         for part in self._parts:
             on = part.to(self._learner.device)
             logprobs, entropies = self._learner.scorer(on.token_ids, on.sampled, on.layout)
-            terms = TokenTerms(logprobs, entropies, on.old_logprobs, on.advantages, on.clip_low, on.clip_high)
-            weights, counts = on.weights, on.counts
-            if on.trajectories is not None:
-                terms = terms.at(on.trajectories.places, on.trajectories.numbers)
-                terms = replace(terms, advantages=on.trajectories.advantages)
-                weights, counts = on.trajectories.weights, torch.ones_like(on.trajectories.weights)
+            terms, weights, counts = loss_terms(on, logprobs, entropies)
             loss = -(weights * surrogate(terms, self._algorithm)).sum()
             with torch.no_grad():
                 self.statistics += surrogate_statistics(
