@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from elpo.algorithms.strategies import bel, independent, random_prefix
+from elpo.algorithms.strategies import RolloutRequest, bel, independent, random_prefix
 from elpo.engines.scripted import ScriptedEngine
 from elpo.interfaces import InfrastructureFault
 from elpo.rollout.episode import MAX_MALFORMED_CALLS, Limits
@@ -106,6 +106,25 @@ def test_malformed_and_unknown_calls_become_feedback(dialogue):
     ]
     assert steps[0].tool_call is None and steps[1].tool_call.name == "abacus"
     assert trees[0].outcomes[trees[0].leaves[0]].correct
+
+
+def test_a_call_beyond_the_limit_is_not_run_but_answered(dialogue):
+    """Also where the calls before it belong to the prefix of a branch."""
+
+    def policy(context, u):
+        return "\\boxed{2}" if "no tool call is left" in context else call(1)
+
+    def twice(tree, ledger, rng):
+        yield RolloutRequest(ROOT, 1)
+        yield RolloutRequest(0, 1)  # after the first call
+
+    trees, counts = grow(dialogue, policy, twice, num_rollouts=2, limits=Limits(8, 2000, 200, max_calls=2))
+    for leaf in trees[0].leaves:
+        steps = [trees[0].nodes[node].step for node in trees[0].path(leaf)]
+        statuses = [step.tool_result and step.tool_result.status for step in steps]
+        assert statuses == [ToolStatus.OK, ToolStatus.OK, ToolStatus.RESOURCE_LIMIT, None]
+        assert "the limit is 2" in steps[2].tool_result.output
+    assert counts.tool_calls == 3 and all(outcome.correct for outcome in trees[0].outcomes.values())
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_packed_trees_have_the_loss_and_gradient_of_unrolled_rows(name: str) -> 
 
 
 def test_a_sequence_is_clipped_as_a_whole() -> None:
-    """Ratios 1.5 and 1 / 1.2: their geometric mean 1.118 is above 1.1, so with A > 0 no token has a gradient."""
+    """Ratios 1.5 and 1 / 1.2: their geometric mean 1.118 is above 1.1, so no token learns from A > 0."""
     new = torch.tensor([1.5, 1 / 1.2], dtype=torch.float64).log().requires_grad_()
     old, trajectory = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
     low, high = torch.full((2,), 0.9), torch.full((2,), 1.1)
