@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from elpo.algorithms.registry import ALGORITHMS
 from elpo.cli import OVERRIDE, _parser
 from elpo.config import Config
 from elpo.recipes import load_config
