@@ -140,7 +140,7 @@ class StrategyConfig(Section):
     branching: Literal["paper", "code"] = "paper"
     entropy_weight: NonNegativeFloat = 0.2
     branch_penalty: Fraction = 0.0
-    pre_monitor: Literal["off", "counted", "reused"] = "off"
+    pre_monitor: Literal["none", "counted", "reused"] = "none"
     # posterior: probability at which a search ends, and what saving a round of waiting is worth in rollouts.
     confidence: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.9
     round_cost: NonNegativeFloat = 0.0

@@ -13,7 +13,7 @@ from elpo.tree import ROOT, RolloutTree
 from elpo.types import Step
 
 Rule = Literal["paper", "code"]
-PreMonitor = Literal["off", "counted", "reused"]
+PreMonitor = Literal["none", "counted", "reused"]
 
 LOG_VOCABULARY = math.log(151_936)
 """Both codes divide entropies by log V; this is the V of their models (Qwen2.5), so that their constants keep
@@ -31,7 +31,7 @@ def entropy_branching(
     rule: Rule = "paper",
     entropy_weight: float = 0.2,
     penalty: float = 0.0,
-    pre_monitor: PreMonitor = "off",
+    pre_monitor: PreMonitor = "none",
     entropy_tokens: int = 20,
 ) -> Strategy:
     """Chains from the prompt, each copied after those tool calls at which its entropy is high.
@@ -79,7 +79,7 @@ def entropy_branching(
 
     def strategy(tree: RolloutTree, ledger: BudgetLedger, rng: np.random.Generator) -> Search:
         live, wanted = [], num_chains
-        if pre_monitor != "off" and ledger.remaining:
+        if pre_monitor != "none" and ledger.remaining:
             total = ledger.remaining
             first = yield from ask(ROOT, 1, ledger)
             wanted = balanced_chains(tree, first[0], total, entropy_tokens) if first else num_chains
