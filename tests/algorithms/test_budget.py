@@ -38,22 +38,19 @@ STRATEGIES = {repr(config): config for name in ALGORITHMS for config in settings
 )
 def test_every_strategy_spends_exactly_its_budget(run, config, total, seed, success, fault):
     """With any policy, lengths, entropies and losses; and every rollout that survived is in the tree."""
-    chance, faults = np.random.default_rng(seed + 1), 0
+    chance, continued = np.random.default_rng(seed + 1), []
 
     def policy(tree, prefix, i):
-        nonlocal faults
         if chance.random() < fault:
-            faults += 1
             return None
+        continued.append(prefix)
         num_tools = int(chance.integers(0, 5))
         return num_tools, chance.random() < success, list(3 * chance.random(num_tools + 1))
 
     tree, ledger, requests = run(make_strategy(config), total, policy, seed)
     assert ledger.spent == total == sum(request.num_rollouts for request in requests)
     assert all(request.num_rollouts >= 1 for request in requests)
-    assert len(tree.leaves) == total - faults
-    for leaf in tree.leaves:  # every rollout continued what was asked for
-        assert tree.prefix(leaf) in {request.prefix for request in requests}
+    assert [tree.prefix(leaf) for leaf in tree.leaves] == continued
 
 
 def test_the_table_has_every_kind_of_strategy():
