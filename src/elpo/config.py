@@ -185,6 +185,16 @@ class CreditConfig(Section):
     shared_steps: Literal["mean", "own"] = "mean"  # own: each trajectory's z-score, in shared prefixes too
     prefix_reward: Fraction = 0.5  # prefix_reward: what good steps of a failure are worth
 
+    @model_validator(mode="after")
+    def _own_is_a_trajectorys(self) -> CreditConfig:
+        plain = self.name == "hierarchical" and self.branch_weight == 0 and self.whiten == "none"
+        if self.shared_steps == "own" and not plain:
+            raise ValueError(
+                "shared_steps own is the z-score of a whole trajectory: it needs name hierarchical, "
+                "branch_weight 0 and whiten none"
+            )
+        return self
+
 
 class ClipConfig(Section):
     """PPO clip range and ELC's relaxation of its lower end (Eq. 11)."""
@@ -272,6 +282,15 @@ class AlgorithmConfig(Section):
             raise ValueError(
                 f"strategy.max_failures {self.strategy.max_failures} is above num_rollouts "
                 f"{self.num_rollouts}: no search would ever start"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _same_trees(self) -> AlgorithmConfig:
+        grown, credited = self.strategy.num_chains, self.credit.num_trees
+        if self.credit.name == "tree_group" and self.strategy.name == "random_prefix" and grown != credited:
+            raise ValueError(
+                f"strategy.num_chains {grown} grows other trees than credit.num_trees {credited}"
             )
         return self
 

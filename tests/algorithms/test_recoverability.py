@@ -135,6 +135,12 @@ def test_the_prior_is_that_of_the_first_error_of_a_failure():
     np.testing.assert_allclose(prior_over_steps(0.3, np.ones(5)), first, atol=0.005)
 
 
+def test_thousands_of_rollouts_are_no_trouble():
+    found = belief(np.ones(3), np.array([4000, 3000, 0]), np.array([9000, 9000, 9000]))
+    assert found.critical[1] > 0.9999
+    np.testing.assert_allclose(found.levels.sum(-1), 1)
+
+
 def test_bad_input_is_told():
     with pytest.raises(ValueError, match="differ"):
         belief(np.ones(3), np.zeros(2), np.zeros(2))

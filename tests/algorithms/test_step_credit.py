@@ -18,7 +18,7 @@ from elpo.algorithms.prefix_reward import prefix_reward_advantages
 from elpo.algorithms.surrogate import clipped_surrogate
 from elpo.algorithms.tree_groups import chain_of, tree_group_advantages
 from elpo.algorithms.vine import step_values, vine
-from elpo.recipes import load_config
+from elpo.recipes import ConfigError, load_config
 from elpo.tree import ROOT
 from elpo.types import Outcome, ToolResult, ToolStatus
 from tests.trees import build_outcome, build_step, build_steps, empty_tree, flat
@@ -318,3 +318,19 @@ def test_aepo_weighs_uncertain_tokens_more():
     np.testing.assert_allclose(found, 1 + 0.2 * zscore(entropies.numpy(), ddof=1), rtol=1e-6)
     single = balanced_surrogate(zeros[:1], zeros[:1], ones[:1], ones[:1], ones[:1], entropies[:1])
     assert single == 1
+
+
+# Settings that contradict each other
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "told"),
+    [
+        ("arpo", ["credit.branch_weight=0.5"], "branch_weight"),
+        ("arpo", ["credit.name=tree_group"], "hierarchical"),
+        ("tree-grpo", ["strategy.num_chains=2"], "num_chains 2 grows other trees than credit.num_trees 4"),
+    ],
+)
+def test_contradictions_are_found_in_the_settings(name, overrides, told):
+    with pytest.raises(ConfigError, match=told):
+        load_config(None, [f"algorithm.name={name}", *(f"algorithm.{override}" for override in overrides)])

@@ -76,7 +76,9 @@ def belief(prior: np.ndarray, successes: np.ndarray, draws: np.ndarray) -> Belie
         raise ValueError("the prior rules a step out: give every step a positive weight")
     hazards = prior / np.cumsum(prior[::-1])[::-1]
     num_steps = len(prior)
-    likelihood = np.power(LEVELS, successes[:, None]) * np.power(1 - LEVELS, (draws - successes)[:, None])
+    rates = (successes / np.maximum(draws, 1))[:, None]
+    likelihood = LEVELS**rates * (1 - LEVELS) ** (1 - rates)  # of one draw, on average: never underflows
+    likelihood = (likelihood / likelihood.max(-1, keepdims=True)) ** draws[:, None]
     steps = np.empty((num_steps, len(LEVELS), len(LEVELS)))
     steps[:] = (1 - hazards)[:, None, None] * _MOVES
     steps[:, 1:, 0] = hazards[:, None]
