@@ -68,6 +68,16 @@ def test_it_collects_failures_like_bel_and_counts_all_rollouts(run):
     assert not error_region(tree)[list(tree.path(tree.localizations[0].leaf)[:2])].any()
 
 
+def test_a_search_ends_at_its_limit_and_collecting_goes_on(run):
+    tree, ledger, requests = run(posterior(search_limit=4, confidence=0.99), 21, lambda *_: (8, False))
+    assert ledger.remaining == 0
+    drawn = [sum(probe.num_rollouts for probe in found.probes) for found in tree.localizations]
+    assert (
+        drawn == [4, 4, 4]
+        and [request.num_rollouts for request in requests if request.prefix == ROOT] == [3] * 3
+    )
+
+
 def test_evidence_is_everything_drawn_from_the_path(make_tree, make_steps, make_outcome):
     tree = make_tree()
     leaf = tree.add(ROOT, make_steps(3), make_outcome(False))

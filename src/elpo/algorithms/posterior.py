@@ -26,15 +26,16 @@ def posterior(
     confidence: float = 0.9,
     round_cost: float = 0.0,
     informed: bool = True,
+    search_limit: int = 6,
     entropy_tokens: int = 20,
 ) -> Strategy:
     """ELPO's search with a posterior over the critical step in place of bisection.
 
     As in `elpo.algorithms.strategies.bel`, failures are collected, and that of the largest entropy gap is
     searched, until the budget ends. The search draws suffixes where they are expected to tell most about an
-    anchor for their price (`elpo.algorithms.recoverability.best_look`), and stops when one step is the first
-    irrecoverable one with probability `confidence`, or with the budget. Every rollout the tree holds from the
-    prompt or from a prefix of the searched trajectory counts as evidence.
+    anchor for their price (`elpo.algorithms.recoverability.best_look`). It stops when one step is the first
+    irrecoverable one with probability `confidence`, after `search_limit` suffixes, or with the budget. Every
+    rollout the tree holds from the prompt or from a prefix of the searched trajectory counts as evidence.
 
     Deviation: not in the paper, whose search takes an anchor whose one to three suffixes fail as lost.
     `docs/algorithms/elpo-posterior.md` has the comparison.
@@ -45,12 +46,15 @@ def posterior(
         confidence: probability at which a search is finished.
         round_cost: how many rollouts it is worth to save one round of waiting.
         informed: whether the policy's own uncertainty says which steps are likelier wrong (`step_weights`).
+        search_limit: most suffixes of one search. Six are about what bisection takes; more name the step more
+            often, but leave fewer rollouts that tell right from wrong (`docs/LOG.md`).
         entropy_tokens: as in `bel`; for the choice of the trajectory, and for `informed`.
 
     Raises:
         ValueError: for a count below 1, a confidence outside (0, 1) or a negative price.
     """
-    search = _searcher(max_suffixes, confidence, round_cost, informed, entropy_tokens)
+    at_least("search_limit", search_limit, 1)
+    search = _searcher(max_suffixes, confidence, round_cost, informed, entropy_tokens, search_limit)
     return search_failures(search, max_failures, entropy_tokens)
 
 
@@ -114,7 +118,12 @@ def state_of(tree: RolloutTree, leaf: int, weights: np.ndarray) -> Belief:
 
 
 def _searcher(
-    max_suffixes: int, confidence: float, round_cost: float, informed: bool, entropy_tokens: int
+    max_suffixes: int,
+    confidence: float,
+    round_cost: float,
+    informed: bool,
+    entropy_tokens: int,
+    search_limit: int | None = None,
 ) -> LeafSearch:
     at_least("max_suffixes", max_suffixes, 1)
     at_least("entropy_tokens", entropy_tokens, 0)
@@ -128,8 +137,10 @@ def _searcher(
         weights = step_weights(tree, leaf, entropy_tokens) if informed else np.ones(len(path))
         probes: list[Probe] = []
         state = state_of(tree, leaf, weights)
-        while state.critical.max() < confidence and ledger.remaining:
-            anchor, wanted = best_look(state, min(max_suffixes, ledger.remaining), round_cost)
+        left = ledger.remaining if search_limit is None else min(search_limit, ledger.remaining)
+        while state.critical.max() < confidence and left:
+            anchor, wanted = best_look(state, min(max_suffixes, left), round_cost)
+            left -= wanted
             leaves = yield from ask(path[anchor - 1], wanted, ledger)
             if leaves:
                 num_successes = sum(tree.outcomes[i].correct for i in leaves)

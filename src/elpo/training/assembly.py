@@ -80,6 +80,7 @@ def make_strategy(config: StrategyConfig) -> Strategy:
                 confidence=config.confidence,
                 round_cost=config.round_cost,
                 informed=config.informed,
+                search_limit=config.search_limit,
                 entropy_tokens=config.entropy_tokens,
             )
         case "bel":
