@@ -3,8 +3,8 @@
     python benchmarks/counts.py          measure, compare with the record, write it, add to the history
 
 The script of `rollouts.py` decides every token, so the counts are the same on every machine. The test
-`tests/test_counts.py` measures them again and fails where one has grown. If that is meant, run this and commit
-the new record.
+`tests/test_counts.py` measures them again and fails where one has grown. If that is meant, run this and
+commit the new record.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 # Files that work on tensors, and so may import torch where they begin.
 TORCH = {
+    "elpo.algorithms.balanced",
     "elpo.algorithms.cispo",
     "elpo.algorithms.gspo",
     "elpo.algorithms.surrogate",

@@ -125,13 +125,27 @@ class RolloutConfig(Section):
 class StrategyConfig(Section):
     """How the rollouts of one problem are spent. The fields after `name` belong to the named kind."""
 
-    name: Literal["bel", "independent", "random_prefix", "frontier"] = "bel"
+    name: Literal[
+        "bel", "independent", "random_prefix", "frontier", "posterior", "entropy_branching", "vine"
+    ] = "bel"
     max_failures: Positive = 3  # B_max
     min_suffixes: Positive = 1  # X_min
     max_suffixes: Positive = 3  # X_max
     entropy_slope: NonNegativeFloat = 5.0  # beta
     entropy_tokens: Count = 20  # 0: the whole step
     loop: Literal["figure", "printed"] = "figure"
+    num_chains: Positive = 4  # random_prefix, entropy_branching, vine: trajectories from the prompt first
+    num_samples: Positive = 3  # vine: continuations that value a state
+    # entropy_branching: see its docstring.
+    branching: Literal["paper", "code"] = "paper"
+    entropy_weight: NonNegativeFloat = 0.2
+    branch_penalty: Fraction = 0.0
+    pre_monitor: Literal["none", "counted", "reused"] = "none"
+    # posterior: probability at which a search ends, and what saving a round of waiting is worth in rollouts.
+    confidence: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.9
+    round_cost: NonNegativeFloat = 0.0
+    search_limit: Positive = 6  # posterior: suffixes of one search
+    informed: Flag = True  # posterior: the policy's entropies say which steps are likelier wrong
 
     @model_validator(mode="after")
     def _suffix_range(self) -> StrategyConfig:
@@ -147,7 +161,17 @@ class CreditConfig(Section):
     more, by the sample deviation over all trees of an RL step.
     """
 
-    name: Literal["hierarchical", "reward", "leave_one_out", "floored", "optimal_value"] = "hierarchical"
+    name: Literal[
+        "hierarchical",
+        "reward",
+        "leave_one_out",
+        "floored",
+        "optimal_value",
+        "tree_group",
+        "anchor_group",
+        "step_value",
+        "prefix_reward",
+    ] = "hierarchical"
     branch_weight: Fraction = 0.5  # lambda_tree: A = w * branch + (1 - w) * trajectory (Eq. 10)
     std: Literal["population", "sample"] = "population"
     scale: Flag = True
@@ -155,6 +179,22 @@ class CreditConfig(Section):
     whiten: Literal["none", "trajectories", "tokens"] = "none"
     floor: float = 0.0  # of the baseline, for "floored": the least reward that counts as right
     value_temperature: PositiveFloat = 0.5  # beta_1 of "optimal_value"
+    num_trees: Positive = 4  # tree_group: trees of a problem
+    anchor: Literal["observation", "prefix"] = "observation"  # anchor_group: what makes two states the same
+    discount: Fraction = 0.95  # anchor_group
+    step_weight: NonNegativeFloat = 1.0  # anchor_group
+    shared_steps: Literal["mean", "own"] = "mean"  # own: each trajectory's z-score, in shared prefixes too
+    prefix_reward: Fraction = 0.5  # prefix_reward: what good steps of a failure are worth
+
+    @model_validator(mode="after")
+    def _own_is_a_trajectorys(self) -> CreditConfig:
+        plain = self.name == "hierarchical" and self.branch_weight == 0 and self.whiten == "none"
+        if self.shared_steps == "own" and not plain:
+            raise ValueError(
+                "shared_steps own is the z-score of a whole trajectory: it needs name hierarchical, "
+                "branch_weight 0 and whiten none"
+            )
+        return self
 
 
 class ClipConfig(Section):
@@ -176,12 +216,13 @@ class ClipConfig(Section):
 class LossConfig(Section):
     """The objective of a token, and how token objectives become one number (Eq. 1)."""
 
-    surrogate: Literal["ppo", "gspo", "cispo", "reinforce", "value_regression"] = "ppo"
+    surrogate: Literal["ppo", "gspo", "cispo", "reinforce", "value_regression", "balanced"] = "ppo"
     aggregation: Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum-norm"] = (
         "seq-mean-token-mean"
     )
     divisor: Positive = 1  # of the sum over tokens, in seq-mean-token-sum-norm
     shared_tokens: Literal["duplicate", "once"] = "duplicate"
+    entropy_bonus: NonNegativeFloat = 0.2  # a of "balanced"
     log_ratio_weight: PositiveFloat = 1e-3  # beta_2 of "value_regression"
 
     @model_validator(mode="after")
@@ -199,11 +240,11 @@ class RewardConfig(Section):
 
     overlong_buffer: Fraction = 0.0  # the last share of a response's room, in which it loses up to 1
     call_bonus: NonNegativeFloat = 0.0  # for each tool call of a wrong answer, up to -0.6
-    # What a failure gains once a tool call of it could be parsed, and instead once one ran without error.
-    stages: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
+    stages: tuple[NonNegativeFloat, NonNegativeFloat] | None = None  # a failure's gains, see below
 
     @model_validator(mode="after")
     def _later_is_better(self) -> RewardConfig:
+        """`stages`: once a tool call could be parsed, and once a call ran without error."""
         if self.stages and self.stages[0] > self.stages[1]:
             raise ValueError(f"stages {list(self.stages)} reward the earlier stage more than the later one")
         return self
@@ -238,10 +279,19 @@ class AlgorithmConfig(Section):
 
     @model_validator(mode="after")
     def _search_can_start(self) -> AlgorithmConfig:
-        if self.strategy.name == "bel" and self.strategy.max_failures > self.num_rollouts:
+        if self.strategy.name in ("bel", "posterior") and self.strategy.max_failures > self.num_rollouts:
             raise ValueError(
                 f"strategy.max_failures {self.strategy.max_failures} is above num_rollouts "
                 f"{self.num_rollouts}: no search would ever start"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _same_trees(self) -> AlgorithmConfig:
+        grown, credited = self.strategy.num_chains, self.credit.num_trees
+        if self.credit.name == "tree_group" and self.strategy.name == "random_prefix" and grown != credited:
+            raise ValueError(
+                f"strategy.num_chains {grown} grows other trees than credit.num_trees {credited}"
             )
         return self
 

@@ -108,6 +108,7 @@ class Trajectories:
     places: Tensor  # int64 [M]; in the flattened tensors of the micro-batch
     numbers: Tensor  # int64 [M]; of the trajectory, from 0
     weights: Tensor  # float32 [M]; in the loss of the mini-batch
+    advantages: Tensor  # float32 [M]
 
     def to(self, device: torch.device) -> Trajectories:
         """The same trajectories on `device`."""
@@ -336,6 +337,7 @@ def _trajectories(pieces: Sequence[_Piece]) -> Trajectories:
     """Those of a row that `_join` makes of `pieces`."""
     places: list[np.ndarray] = [np.empty(0, np.int64)]
     weights: list[np.ndarray] = [np.empty(0)]
+    advantages: list[np.ndarray] = [np.empty(0)]
     sizes: list[int] = []  # of the trajectories
     start = 0
     for piece in pieces:
@@ -345,8 +347,14 @@ def _trajectories(pieces: Sequence[_Piece]) -> Trajectories:
         for node, step in steps.items():
             sampled_at[node] = start + np.flatnonzero(step.sampled)
             start += len(step.sampled)
+        own = piece.credit.own
+        of_leaf = {} if own is None else dict(zip(piece.tree.leaves, own, strict=True))
         for leaf, weight in piece.weight_of.items():
             path = piece.tree.path(leaf)
+            advantages += [
+                np.full(len(sampled_at[node]), of_leaf.get(leaf, piece.credit.advantages[node]))
+                for node in path
+            ]
             places += [sampled_at[node] for node in path]
             weights += [np.full(len(sampled_at[node]), weight * piece.share[node]) for node in path]
             sizes.append(sum(len(sampled_at[node]) for node in path))
@@ -354,4 +362,5 @@ def _trajectories(pieces: Sequence[_Piece]) -> Trajectories:
         torch.from_numpy(np.concatenate(places)),
         torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
         torch.from_numpy(np.concatenate(weights).astype(np.float32)),
+        torch.from_numpy(np.concatenate(advantages).astype(np.float32)),
     )

@@ -24,6 +24,21 @@ GRPO: Row = {
     "clip": {"low": 0.2, "high": 0.2, "elc": 0.0},
 }
 RF_BASELINE = row(GRPO, credit={"scale": False, "whiten": "trajectories"})
+VERL_PPO: Row = {
+    "credit": {"branch_weight": 0.0, "std": "sample"},
+    "clip": {"low": 0.2, "high": 0.2, "elc": 0.0, "dual": 3.0},
+    "loss": {"aggregation": "token-mean"},
+}
+ARPO = row(
+    VERL_PPO,
+    strategy={"name": "entropy_branching", "num_chains": 8, "entropy_weight": 0.2},
+    credit={"shared_steps": "own"},
+)
+AEPO = row(
+    ARPO,
+    strategy={"branch_penalty": 0.05, "pre_monitor": "reused"},
+    loss={"surrogate": "balanced", "entropy_bonus": 0.2},
+)
 
 ALGORITHMS: Mapping[str, Row] = {
     # The paper's method; its settings are the defaults of `AlgorithmConfig`.
@@ -35,6 +50,8 @@ ALGORITHMS: Mapping[str, Row] = {
     "elpo-no-elc": {"clip": {"elc": 0.0}},
     # Ours: branch from proven prefixes instead of searching failures; nothing is localized, so no ELC.
     "elpo-frontier": {"strategy": {"name": "frontier"}, "clip": {"elc": 0.0}},
+    # Ours: a posterior over the critical step instead of bisection.
+    "elpo-posterior": {"strategy": {"name": "posterior"}},
     # Independent rollouts, one z-score per group (its code divides by the sample standard deviation), a
     # symmetric clip range.
     "grpo": GRPO,
@@ -86,5 +103,28 @@ ALGORITHMS: Mapping[str, Row] = {
     # Ideas whose published formulas are not available, built on GRPO under names of their own.
     "progressive-reward": row(GRPO, reward={"stages": [0.1, 0.2]}),
     "valuable-prompts": row(GRPO, prompts={"name": "valuable", "max_copies": 2}),
+    # Methods that branch, or that credit single steps. Their codes are built on verl's PPO.
+    "arpo": ARPO,
+    "arpo-hard": row(ARPO, credit={"shared_steps": "mean"}),
+    "arpo-code": row(ARPO, strategy={"branching": "code"}),
+    "aepo": AEPO,
+    "aepo-code": row(AEPO, strategy={"branching": "code"}),
+    "gigpo": row(VERL_PPO, strategy={"name": "independent"}, credit={"name": "anchor_group"}),
+    "gigpo-tree": row(VERL_PPO, credit={"name": "anchor_group", "anchor": "prefix"}),
+    "tree-grpo": row(
+        VERL_PPO,
+        strategy={"name": "random_prefix", "num_chains": 4},
+        credit={"name": "tree_group", "num_trees": 4},
+    ),
+    "vineppo": {
+        "strategy": {"name": "vine", "num_chains": 2, "num_samples": 3},
+        "credit": {"name": "step_value"},
+        "clip": {"low": 0.2, "high": 0.2, "elc": 0.0},
+        "loss": {"aggregation": "token-mean", "shared_tokens": "once"},
+    },
+    "vppo": {
+        "credit": {"name": "prefix_reward", "prefix_reward": 0.5},
+        "clip": {"low": 0.2, "high": 0.2, "elc": 0.0},
+    },
 }
 """Settings of the section `algorithm` by algorithm name."""

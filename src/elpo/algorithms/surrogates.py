@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from elpo.algorithms.balanced import balanced_surrogate
 from elpo.algorithms.cispo import likelihood, weighted_likelihood
 from elpo.algorithms.gspo import sequence_log_ratio, sequence_surrogate
 from elpo.algorithms.surrogate import clipped_surrogate
@@ -50,6 +51,16 @@ SURROGATES: Mapping[str, Surrogate] = {
     ),
     "cispo": lambda t, a: weighted_likelihood(t.logprobs, t.old_logprobs, t.advantages, t.clip_high),
     "reinforce": lambda t, a: likelihood(t.logprobs, t.advantages),
+    "balanced": lambda t, a: balanced_surrogate(
+        t.logprobs,
+        t.old_logprobs,
+        t.advantages,
+        t.clip_low,
+        t.clip_high,
+        t.entropies,
+        a.loss.entropy_bonus,
+        a.clip.dual,
+    ),
     "value_regression": lambda t, a: value_regression(
         t.logprobs, t.old_logprobs, t.advantages, t.trajectories, a.loss.log_ratio_weight
     ),
@@ -57,9 +68,9 @@ SURROGATES: Mapping[str, Surrogate] = {
 """What `loss.surrogate` may be. A new one: a pure function in a file of its own, a line here, a name in the
 Literal of `LossConfig`."""
 
-BY_TRAJECTORY = frozenset({"gspo", "value_regression"})
-"""Surrogates of trajectories. Their terms are [M], with a token of a shared prefix once for each trajectory
-through it; for all others a token is there once."""
+BY_TRAJECTORY = frozenset({"gspo", "value_regression", "balanced"})
+"""Surrogates of trajectories, or with statistics over their tokens. Their terms are [M], with a token of a
+shared prefix once for each trajectory through it; for all others a token is there once."""
 
 LEARN_FROM_ZERO = frozenset({"value_regression"})
 """Surrogates with a gradient where the advantage is 0; for all others such trajectories are left out."""

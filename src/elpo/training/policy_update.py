@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -79,6 +80,11 @@ def update_policy(
     return metrics
 
 
+def _by_trajectory(credits: Sequence[Credit], loss: LossConfig) -> bool:
+    """Whether a token of a shared prefix is another term in each trajectory through it."""
+    return loss.surrogate in BY_TRAJECTORY or any(credit.own is not None for credit in credits)
+
+
 def packed(
     trees: Sequence[RolloutTree], credits: Sequence[Credit], loss: LossConfig, max_tokens: int
 ) -> Minibatch:
@@ -90,7 +96,7 @@ def packed(
         loss.shared_tokens,
         max_tokens,
         divisor=loss.divisor,
-        by_trajectory=loss.surrogate in BY_TRAJECTORY,
+        by_trajectory=_by_trajectory(credits, loss),
         keep_all=loss.surrogate in LEARN_FROM_ZERO,
     )
 
@@ -109,9 +115,11 @@ def unrolled(
         sampled = rows.mask > 0
         of_rows = weights[learning[index], : rows.token_ids.shape[1]]
         by_row = None
-        if loss.surrogate in BY_TRAJECTORY:
+        if _by_trajectory(credits, loss):
             places = torch.nonzero(sampled.flatten())[:, 0]
-            by_row = Trajectories(places, torch.nonzero(sampled)[:, 0], of_rows[sampled])
+            by_row = Trajectories(
+                places, torch.nonzero(sampled)[:, 0], of_rows[sampled], rows.advantages[sampled]
+            )
         parts.append(
             MicroBatch(
                 token_ids=rows.token_ids,
@@ -140,7 +148,8 @@ def loss_terms(part: MicroBatch, logprobs: Tensor, entropies: Tensor) -> tuple[T
     of = part.trajectories
     if of is None:
         return terms, part.weights, part.counts
-    return terms.at(of.places, of.numbers), of.weights, torch.ones_like(of.weights)
+    terms = replace(terms.at(of.places, of.numbers), advantages=of.advantages)
+    return terms, of.weights, torch.ones_like(of.weights)
 
 
 class _Update:
