@@ -79,6 +79,7 @@ class TransformersEngine:
         num_slots: int,
         temperature: float = 1.0,
         prefix_cache_mb: int = 2048,
+        autocast: torch.dtype | None = None,
     ) -> None:
         """
         Raises:
@@ -103,6 +104,7 @@ class TransformersEngine:
         self._prefix_ids = 0
         self.prefix_bytes = 0
         self._max_prefix_bytes = prefix_cache_mb << 20
+        self._autocast = autocast  # what to compute in, where it is not the weights' own type
 
     # the interface
 
@@ -229,15 +231,16 @@ class TransformersEngine:
         # added to the scores: every attention implementation understands that
         mask = torch.zeros(hidden_keys.shape, dtype=weight.dtype, device=device)
         mask.masked_fill_(hidden_keys, float("-inf"))
-        hidden = self._model.base_model(  # type: ignore[operator]
-            input_ids=torch.from_numpy(token_ids).to(device),
-            attention_mask=mask,
-            position_ids=position_ids,
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state
-        picked = hidden[torch.tensor(rows, device=device), torch.from_numpy(last).to(device)]
-        logits = self._model.get_output_embeddings()(picked)  # type: ignore[operator]
+        with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
+            hidden = self._model.base_model(  # type: ignore[operator]
+                input_ids=torch.from_numpy(token_ids).to(device),
+                attention_mask=mask,
+                position_ids=position_ids,
+                past_key_values=self._cache,
+                use_cache=True,
+            ).last_hidden_state
+            picked = hidden[torch.tensor(rows, device=device), torch.from_numpy(last).to(device)]
+            logits = self._model.get_output_embeddings()(picked)  # type: ignore[operator]
         self._sample(lives, logits)
 
     def _sample(self, lives: list[_Live], logits: Tensor) -> None:

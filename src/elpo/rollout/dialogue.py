@@ -123,8 +123,8 @@ class Dialogue:
             if call == ToolCall("python", {"code": _CODE}):
                 return name
         raise ValueError(
-            f"the chat template writes tool calls in a format that cannot be read, such as {turn!r:.200}; the "
-            f"known ones are {', '.join(FORMATS)}: set the tokenizer's chat_template to one of those"
+            f"the chat template writes tool calls in a format that cannot be read, such as {turn!r:.200}; "
+            f"the known ones are {', '.join(FORMATS)}: set the tokenizer's chat_template to one of those"
         )
 
     def _turn_text(self, message: Mapping[str, Any]) -> str:

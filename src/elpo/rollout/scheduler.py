@@ -44,6 +44,12 @@ class RolloutCounts:
     tool_seconds: float = 0.0
     statuses: dict[ToolStatus, int] = field(default_factory=dict)
 
+    def __add__(self, other: RolloutCounts) -> RolloutCounts:
+        sums = {name: v + getattr(other, name) for name, v in vars(self).items() if name != "statuses"}
+        keys = {**self.statuses, **other.statuses}
+        statuses = {key: self.statuses.get(key, 0) + other.statuses.get(key, 0) for key in keys}
+        return RolloutCounts(**sums, statuses=statuses)
+
 
 @dataclass(eq=False)
 class _Growth:

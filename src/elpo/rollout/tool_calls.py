@@ -1,12 +1,10 @@
 """How a tool call is written, by family of models, and reading one.
 
-| format | written | models |
-|---|---|---|
-| hermes | `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` | Qwen2.5, Qwen3, Hermes |
-| llama | the turn is `{"name": ..., "parameters": {...}}`, perhaps after `<|python_tag|>` | Llama 3.1 to 3.3 |
+- hermes: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` somewhere in the turn (Qwen2.5, Qwen3)
+- llama: the turn is `{"name": ..., "parameters": {...}}`, perhaps after `<|python_tag|>` (Llama 3.1 to 3.3)
 
-One call is executed per turn, the convention of the field (DemyAgent's `max_parallel_calls = 1`); text after it
-is ignored.
+One call is executed per turn, the convention of the field (DemyAgent's `max_parallel_calls = 1`); text after
+it is ignored.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -13,11 +13,15 @@ from elpo.algorithms.frontier import frontier
 from elpo.algorithms.strategies import Strategy, bel, independent, random_prefix
 from elpo.config import Config, ModelConfig, RolloutConfig, SearchToolConfig, StrategyConfig
 from elpo.interfaces import Task, Tool
+from elpo.models.lora import add_lora, load_lora, require_lora
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Limits
 from elpo.rollout.scheduler import Scheduler
+from elpo.tasks.conversations import read_conversations
 from elpo.tasks.loading import load_task
-from elpo.training.model_folder import check_model_folder
+from elpo.tasks.rows import BadRow
+from elpo.training.model_check import check_model, read_architecture, read_tokenizer
+from elpo.training.model_folder import check_model_folder, is_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -77,17 +81,31 @@ def assemble(config: Config, device: torch.device, model_folder: Path | None = N
         ValueError: an option, a name or the model folder is wrong, or the tools do not work here.
     """
     task = load_task(config.task.name, config.task.options)
-    if config.sft.num_steps and not hasattr(task, "demonstrations"):
-        raise ValueError(f"task {task.name!r} has no demonstrations to learn from; set sft.num_steps=0")
-    wanted = str(model_folder) if model_folder else config.model.path
-    path = None if wanted is None else find_model(wanted)
+    if config.sft.num_steps and config.sft.path is None and not hasattr(task, "demonstrations"):
+        raise ValueError(
+            f"task {task.name!r} has no demonstrations to learn from; set sft.path or sft.num_steps=0"
+        )
+    require_lora(config.model.lora)
+    saved = None if model_folder is None else find_model(str(model_folder))
+    base = None if config.model.path is None else find_model(config.model.path)
+    if base and is_adapter(Path(base)):
+        raise ValueError(
+            f"model.path: {base} holds adapters without their model; give the model's folder, or merge them "
+            "into it with PEFT (merge_and_unload) and give the result"
+        )
+    adapter = Path(saved) if saved and is_adapter(Path(saved)) else None
+    path = saved if saved and not adapter else base
     tools = make_tools(task, config)
     try:
-        tokenizer = load_tokenizer(path, task)
-        dialogue = Dialogue(tokenizer, [tool.schema for tool in tools.values()])
-        model = load_model(config.model, path, tokenizer, config.run.seed)
+        tokenizer = load_tokenizer(saved or base, lambda num: demonstrations(task, config, num, seed=0)[0])
+        schemas = [tool.schema for tool in tools.values()]
+        if path is None:
+            dialogue = Dialogue(tokenizer, schemas)
+        else:
+            dialogue, _ = check_model(path, read_architecture(path), tokenizer, schemas)
+        model = load_model(config.model, path, tokenizer, config.run.seed, adapter)
         model.to(device)
-        scheduler = make_scheduler(config.rollout, model, task, tools, dialogue)
+        scheduler = make_scheduler(config.rollout, model, task, tools, dialogue, autocast_dtype(config.model))
     except BaseException:
         for tool in tools.values():
             tool.close()
@@ -220,38 +238,85 @@ def find_model(path: str) -> str:
     return str(folder)
 
 
-def load_tokenizer(path: str | None, task: Task) -> Any:
-    """The tokenizer at `path`, or the tiny model's, trained on the task's demonstrations.
+def demonstrations(
+    task: Any, config: Config, num: int, seed: int
+) -> tuple[list[dict[str, Any]], list[BadRow]]:
+    """Up to `num` conversations to imitate, of `sft.path` or of the task, and the rows left out of the former.
 
     Raises:
-        ValueError: there is no path and the task has no demonstrations.
+        ValueError: there are none.
     """
-    if path is not None:
-        from transformers import AutoTokenizer
+    if config.sft.path is not None:
+        return read_conversations(config.sft.path, task.tool_names, config.sft.rename_tools, num)
+    if not hasattr(task, "demonstrations"):
+        raise ValueError(
+            f"task {task.name!r} has no demonstrations to train a tokenizer on; set model.path, or sft.path"
+        )
+    return task.demonstrations(num, seed=seed), []
 
-        return AutoTokenizer.from_pretrained(path)
+
+def load_tokenizer(path: str | None, demonstrate: Callable[[int], list[dict[str, Any]]]) -> Any:
+    """The tokenizer at `path`, or the tiny model's, trained on demonstrations."""
+    if path is not None:
+        return read_tokenizer(path)
     from elpo.models.tiny import train_tokenizer
 
-    demonstrate = getattr(task, "demonstrations", None)
-    if demonstrate is None:
-        raise ValueError(f"task {task.name!r} has no demonstrations to train a tokenizer on; set model.path")
-    return train_tokenizer(demonstrate(500, seed=0))
+    return train_tokenizer(demonstrate(500))
 
 
-def load_model(config: ModelConfig, path: str | None, tokenizer: Any, seed: int) -> Any:
-    """The causal LM at `path`, or the tiny one with random weights."""
+def autocast_dtype(config: ModelConfig) -> torch.dtype | None:
+    """What to compute in where it is not the weights' own type: all of them are trained, in float32."""
+    import torch
+
+    return torch.bfloat16 if config.dtype == "bfloat16" and not config.lora.rank else None
+
+
+def load_model(
+    config: ModelConfig, path: str | None, tokenizer: Any, seed: int, adapter: Path | None = None
+) -> Any:
+    """The causal LM at `path`, or the tiny one with random weights, ready for what `config` trains of it.
+
+    `adapter` is a folder whose adapters it starts with instead of fresh ones.
+
+    Raises:
+        ValueError: `config.lora` names no layer of the model, or differs from the adapters'.
+    """
+    import torch
+
+    lora = config.lora
+    dtype = getattr(torch, config.dtype if lora.rank else "float32")
     if path is None:
         from elpo.models.tiny import initial_model
 
-        return initial_model(config.tiny, tokenizer, derived_seed(seed, "weights"))
-    import torch
-    from transformers import AutoModelForCausalLM
+        model: Any = initial_model(config.tiny, tokenizer, derived_seed(seed, "weights")).to(dtype)
+    else:
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    return AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, config.dtype))
+        settings: dict[str, Any] = {}
+        if lora.quantized:
+            settings["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=dtype,
+            )
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **settings)
+    if lora.rank:
+        add_lora(model, lora, derived_seed(seed, "adapters"))
+    if adapter is not None:
+        load_lora(model, adapter)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
 
 
 def make_scheduler(
-    config: RolloutConfig, model: Any, task: Task, tools: Mapping[str, Tool], dialogue: Dialogue
+    config: RolloutConfig,
+    model: Any,
+    task: Task,
+    tools: Mapping[str, Tool],
+    dialogue: Dialogue,
+    autocast: torch.dtype | None = None,
 ) -> Scheduler:
     """The scheduler that samples from `model` itself, with the configured limits."""
     from elpo.engines.transformers import TransformersEngine
@@ -262,6 +327,7 @@ def make_scheduler(
         num_slots=config.num_slots,
         temperature=config.temperature,
         prefix_cache_mb=config.prefix_cache_mb,
+        autocast=autocast,
     )
     limits = Limits(config.max_turns, config.max_tokens, config.max_turn_tokens)
     return Scheduler(engine, task, tools, dialogue, limits, deterministic=config.deterministic)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from elpo.algorithms.credit import Credit, assign_credit
 from elpo.algorithms.surrogate import (
     SurrogateStatistics,
     clipped_surrogate,
+    normaliser,
     surrogate_statistics,
     token_weights,
 )
@@ -46,6 +48,9 @@ def update_policy(
 ) -> dict[str, float]:
     """Train on the trees of one RL step, mini-batch by mini-batch of whole trees; returns metrics.
 
+    Of several processes each brings its share of the trees (`Processes.share`). Normalisers, and the metrics
+    returned, are those of all: loss and gradient are those of one process with all trees.
+
     Rows without any advantage count in the normaliser of Eq. 1 but are not put through the model, and
     a mini-batch of nothing else makes no update: its gradient is zero, and the optimizer's momentum must
     not move the policy for it.
@@ -53,27 +58,31 @@ def update_policy(
     statistics = SurrogateStatistics()
     losses: list[float] = []
     norms: list[float] = []
-    differences: list[float] = []
+    differences: list[tuple[float, float]] = []  # of the first update: summed over tokens, and their number
     prepare = _packed if learner.packed else _unrolled
-    batches = [
-        prepare(
-            trees[i : i + rl.problems_per_minibatch],
-            credits[i : i + rl.problems_per_minibatch],
-            algorithm.loss,
-            rl.microbatch_tokens,
-        )
-        for i in range(0, len(trees), rl.problems_per_minibatch)
-    ]
+    processes = learner.processes
+    batches = []
+    for first in range(0, sum(processes.every(len(trees))), rl.problems_per_minibatch):
+        stop = first + rl.problems_per_minibatch
+        mine = [i for i in range(len(trees)) if first <= processes.position(i) < stop]
+        chosen = [trees[i] for i in mine], [credits[i] for i in mine]
+        batches.append(prepare(*chosen, algorithm.loss, rl.microbatch_tokens))
+    facts = [[(len(b.parts), b.normaliser, b.num_forwarded, b.num_unique) for b in batches]]
+    totals = np.sum(processes.every(facts), (0, 1))  # [mini-batches, 4]
     for _ in range(rl.num_epochs):
-        for batch in batches:
-            if not batch.parts:
+        for batch, (num_parts, whole, *_) in zip(batches, totals, strict=True):
+            if not num_parts:
                 continue
-            update = _Update(learner, batch.parts, algorithm)
-            norms.append(learner.update(update.losses()))
+            update = _Update(learner, batch, whole, algorithm)
+            norms.append(learner.update(update.losses(), len(batch.parts)))
             statistics += update.statistics
             losses.append(update.loss)
             if len(norms) == 1:
-                differences.append(update.logprob_difference)
+                differences.append((update.difference, update.num_tokens))
+    of_all = processes.every((statistics, losses, differences))
+    statistics = sum((found[0] for found in of_all), SurrogateStatistics())
+    losses = [sum(parts) for parts in zip(*(found[1] for found in of_all), strict=True)]
+    differences = [part for found in of_all for part in found[2]]
     means = statistics.means()
     metrics = {
         "loss": sum(losses) / max(1, len(losses)),
@@ -87,9 +96,10 @@ def update_policy(
         "kl/approx": means.get("approx_kl", 0.0),
     }
     if differences:
-        metrics["logprob/sampler_difference"] = differences[0]
-        forwarded = sum(batch.num_forwarded for batch in batches)
-        metrics["tokens/forwarded_per_unique"] = forwarded / sum(batch.num_unique for batch in batches)
+        difference, num_tokens = np.sum(differences, 0)
+        metrics["logprob/sampler_difference"] = float(difference / max(1.0, num_tokens))
+        forwarded, unique = np.sum(totals, 0)[2:]
+        metrics["tokens/forwarded_per_unique"] = float(forwarded / unique)
     return metrics
 
 
@@ -125,37 +135,39 @@ def _unrolled(
         )
     learns = iter(batch.carries_gradient.tolist())
     unique = sum(num_unique(tree, [leaf for leaf in tree.leaves if next(learns)]) for tree in trees)
-    return Minibatch(tuple(parts), unique)
+    return Minibatch(tuple(parts), unique, normaliser(batch.mask.sum(-1), loss.aggregation))
 
 
 class _Update:
-    """The losses of one mini-batch's parts, and what was seen on the way."""
+    """The losses of one mini-batch's parts, and what was seen on the way.
 
-    def __init__(self, learner: Learner, parts: Sequence[MicroBatch], algorithm: AlgorithmConfig) -> None:
+    `whole` is the normaliser of the mini-batch, of which `batch` may be the share of one process.
+    """
+
+    def __init__(self, learner: Learner, batch: Minibatch, whole: float, algorithm: AlgorithmConfig) -> None:
         self.statistics = SurrogateStatistics()
         self.loss = 0.0
-        self.logprob_difference = 0.0  # mean over sampled tokens, nats
+        self.difference = 0.0  # to the sampler's log-probabilities, summed over tokens, nats
+        self.num_tokens = 0.0
         self._learner = learner
-        self._parts = parts
+        self._parts = batch.parts
+        self._share = batch.normaliser / whole
         self._clip = algorithm.clip
 
     def losses(self) -> Iterator[Tensor]:
         """Eq. 1 in parts that add up to it."""
-        num_tokens = 0.0
-        difference = 0.0
         for part in self._parts:
             on = part.to(self._learner.device)
             logprobs, _ = self._learner.scorer(on.token_ids, on.sampled, on.layout)
             bounds = (on.clip_low, on.clip_high)
             objective = clipped_surrogate(logprobs, on.old_logprobs, on.advantages, *bounds, self._clip.dual)
-            loss = -(on.weights * objective).sum()
+            loss = -(on.weights * objective).sum() * self._share
             with torch.no_grad():
                 error_region = on.clip_low < 1 - self._clip.low - 1e-6
                 self.statistics += surrogate_statistics(
                     logprobs, on.old_logprobs, on.advantages, *bounds, on.counts, error_region
                 )
-                difference += float(((logprobs - on.old_logprobs).abs() * on.counts).sum())
-                num_tokens += float(on.counts.sum())
+                self.difference += float(((logprobs - on.old_logprobs).abs() * on.counts).sum())
+                self.num_tokens += float(on.counts.sum())
                 self.loss += float(loss)
             yield loss
-        self.logprob_difference = difference / max(1.0, num_tokens)

@@ -10,20 +10,30 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from elpo.algorithms.credit import Credit
 from elpo.config import Config, OptimizerConfig
-from elpo.evaluation.success import measure_success
-from elpo.training.assembly import Assembly, assemble, choose_device, derived_seed, make_strategy
+from elpo.evaluation.success import sample_success, success_of
+from elpo.rollout.scheduler import RolloutCounts
+from elpo.training.assembly import (
+    Assembly,
+    assemble,
+    autocast_dtype,
+    choose_device,
+    demonstrations,
+    derived_seed,
+    make_strategy,
+)
 from elpo.training.checkpoint import Checkpoints, Position
 from elpo.training.learner import Learner
 from elpo.training.metrics_log import MetricsLog
 from elpo.training.policy_update import credit_of, update_policy
+from elpo.training.processes import Processes
 from elpo.training.progress import Progress, SilentProgress
 from elpo.training.rollout_metrics import engine_metrics, rollout_metrics
 from elpo.training.run_folder import Phase, RunFolder
@@ -32,6 +42,8 @@ from elpo.tree import RolloutTree
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+MAX_BAD_ROWS_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -60,29 +72,39 @@ def train(
     """
     from accelerate import Accelerator
 
+    choose_device(config.run.device)
+    mixed_precision = "no" if autocast_dtype(config.model) is None else "bf16"
+    accelerator = Accelerator(cpu=config.run.device == "cpu", mixed_precision=mixed_precision)
+    processes = Processes(accelerator.process_index, accelerator.num_processes)
     folder = RunFolder(config.run.dir)
-    folder.check(config, resume=resume, overwrite=overwrite)
+    if processes.is_main:  # where it refuses, the launcher ends the others
+        folder.check(config, resume=resume, overwrite=overwrite)
     checkpoints = Checkpoints(folder.checkpoints)
     last = checkpoints.path("last") if resume else None
     state = checkpoints.read(last) if last else None
-    choose_device(config.run.device)
-    accelerator = Accelerator(cpu=config.run.device == "cpu")
     assembly = assemble(config, accelerator.device, last / "model" if last else None)
     try:
         if config.rl.num_steps and not assembly.task.problems("train", 1):
             raise ValueError(f"task {assembly.task.name!r} has no training problems; use it for evaluation")
+        processes.wait()  # all have read what the folder holds
         # from here on the folder is written to: what can be wrong with the settings has been found
-        folder.prepare(config, resume=resume, overwrite=overwrite)
+        if processes.is_main:
+            folder.prepare(config, resume=resume, overwrite=overwrite)
         position = Position(**state["position"]) if state else None
         after = (position.phase, position.step) if position else None
-        with MetricsLog(folder, tensorboard=config.run.tensorboard, after=after) as log:
+        with (
+            MetricsLog(folder, tensorboard=config.run.tensorboard, after=after)
+            if processes.is_main
+            else nullcontext()
+        ) as log:
             run = _Run(
                 config,
                 folder,
                 checkpoints,
-                progress or SilentProgress(),
+                (progress if processes.is_main else None) or SilentProgress(),
                 log,
                 accelerator,
+                processes,
                 assembly,
                 position or Position("sft", 0),
             )
@@ -99,8 +121,9 @@ class _Run:
     folder: RunFolder
     checkpoints: Checkpoints
     progress: Progress
-    log: MetricsLog
+    log: MetricsLog | None  # the main process's
     accelerator: Accelerator
+    processes: Processes
     assembly: Assembly
     position: Position
     stopping: bool = False
@@ -124,11 +147,26 @@ class _Run:
         learner = self._learner(sft.optimizer, sft.num_steps, temperature=1.0)
         if state:
             self.checkpoints.restore(state, learner)
-        task: Any = self.assembly.task  # one with demonstrations: `assemble` has seen to it
-        conversations = [
-            conversation_tokens(self.assembly.dialogue, demonstration["messages"])
-            for demonstration in task.demonstrations(sft.num_demonstrations, seed=self.config.run.seed)
-        ]
+        found, bad = demonstrations(
+            self.assembly.task, self.config, sft.num_demonstrations, self.config.run.seed
+        )
+        conversations = [conversation_tokens(self.assembly.dialogue, row["messages"]) for row in found]
+        limit = self.config.rollout.max_tokens
+        fitting = [c for c in conversations if len(c.token_ids) <= limit]
+        if len(fitting) < len(conversations):
+            num = len(conversations) - len(fitting)
+            self.progress.note(
+                f"{num} conversations have more than rollout.max_tokens={limit} and are left out"
+            )
+        if not fitting:
+            raise ValueError(
+                f"no conversation has at most rollout.max_tokens={limit} tokens; raise the limit"
+            )
+        conversations = fitting
+        for row in bad[:MAX_BAD_ROWS_LISTED]:
+            self.progress.note(f"left out: {row.place}: {row.reason}")
+        if len(bad) > MAX_BAD_ROWS_LISTED:
+            self.progress.note(f"{len(bad)} rows are left out in all")
         seed = derived_seed(self.config.run.seed, "sft order")
         self.progress.start("sft", sft.num_steps, self.position.step)
         self.assembly.model.train()
@@ -162,7 +200,7 @@ class _Run:
             self.assembly.model.eval()
             engine_before = replace(self.assembly.scheduler.engine.counts)
             trees, counts = self.assembly.scheduler.grow(
-                [problems[i] for i in index],
+                self.processes.share([problems[i] for i in index]),
                 strategy,
                 self.config.algorithm.num_rollouts,
                 seed=derived_seed(self.config.run.seed, "rollouts", step),
@@ -171,9 +209,12 @@ class _Run:
             grown = time.perf_counter()
             credits = [credit_of(tree, self.config.algorithm) for tree in trees]
             self.assembly.model.train()
-            metrics = rollout_metrics(trees, counts)
-            metrics |= engine_metrics(engine_before, self.assembly.scheduler.engine)
-            metrics |= update_policy(learner, trees, credits, self.config.algorithm, rl)
+            updated = update_policy(learner, trees, credits, self.config.algorithm, rl)
+            engine_now = self.assembly.scheduler.engine.counts
+            engines = self.processes.every((engine_before, replace(engine_now)))
+            trees, credits = self.processes.gather(trees), self.processes.gather(credits)
+            metrics = rollout_metrics(trees, sum(self.processes.every(counts), RolloutCounts()))
+            metrics |= engine_metrics(engines, self.assembly.scheduler.engine.num_slots) | updated
             done = time.perf_counter()
             metrics |= {
                 "time/rollout": grown - started,
@@ -213,18 +254,19 @@ class _Run:
         evaluation, step = self.config.evaluation, self.position.step
         self.assembly.model.eval()
         started = time.perf_counter()
-        success = measure_success(
-            self.assembly.scheduler,
-            self.assembly.task.problems("validation", evaluation.num_problems),
-            evaluation.samples_per_problem,
-            seed=derived_seed(self.config.run.seed, "evaluation"),
-        )
+        problems = self.assembly.task.problems("validation", evaluation.num_problems)
+        seed = derived_seed(self.config.run.seed, "evaluation")
+        share = self.processes.share(problems)
+        trees, counts = sample_success(self.assembly.scheduler, share, evaluation.samples_per_problem, seed)
+        counts = sum(self.processes.every(counts), RolloutCounts())
+        success = success_of(self.processes.gather(trees), counts)
         metrics = {
             "success/heldout": success.mean,
             "success/heldout_standard_error": success.standard_error,
             "time/total": time.perf_counter() - started,
         }
-        self.log.log("evaluation", step, metrics)
+        if self.log:
+            self.log.log("evaluation", step, metrics)
         self.progress.note(
             f"step {step}: held-out success {success.mean:.3f} ± {success.standard_error:.3f} "
             f"({evaluation.num_problems} problems x {evaluation.samples_per_problem})"
@@ -236,15 +278,17 @@ class _Run:
 
     def _record(self, phase: Phase, step: int, metrics: dict[str, float]) -> None:
         self.position = replace(self.position, phase=phase, step=step)
-        self.log.log(phase, step, metrics)
+        if self.log:
+            self.log.log(phase, step, metrics)
         self.progress.update(step, metrics)
+        self.stopping = any(self.processes.every(self.stopping))
 
     def _save(self, learner: Learner, best: bool = False) -> None:
         self.checkpoints.save(self.position, self.assembly.model, self.assembly.tokenizer, learner, best)
 
     def _keep_trees(self, step: int, trees: list[RolloutTree], credits: list[Credit]) -> None:
         run = self.config.run
-        if step == 1 or step % run.trees_every == 0:
+        if self.processes.is_main and (step == 1 or step % run.trees_every == 0):
             self.folder.write_trees(step, list(zip(trees, credits, strict=True))[: run.trees_kept])
 
     def _result(self) -> Result:
