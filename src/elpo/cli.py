@@ -105,9 +105,10 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         help="verify a task",
         description="Verify a task: its splits, prompts and demonstrations, and that its grader calls right "
-        "solutions right, those of other problems and garbage wrong. Exits with 1 where something is wrong.",
+        "solutions right, those of other problems and garbage wrong. Exits with 1 where something is wrong. "
+        "`elpo check model PATH` says whether a model folder, or a hub name, can be trained.",
     )
-    check.add_argument("task", metavar="TASK", help="a built-in task or module:Class")
+    check.add_argument("task", metavar="TASK", help="a built-in task or module:Class, or: model PATH")
     check.add_argument(
         "items",
         nargs="*",
@@ -253,6 +254,8 @@ def _tree(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
+    if args.task == "model":
+        return _check_model(args.items)
     from contextlib import ExitStack, closing
 
     from rich.console import Console
@@ -286,6 +289,21 @@ def _check(args: argparse.Namespace) -> int:
         console = Console(width=160)
     console.print(render_checks(args.task, checks))
     return int(any(check.findings for check in checks))
+
+
+def _check_model(items: Sequence[str]) -> int:
+    from elpo.recipes import ConfigError
+    from elpo.training.assembly import find_model
+    from elpo.training.model_check import ANY_TOOL, check_model, read_architecture, read_tokenizer
+
+    if len(items) != 1:
+        raise ConfigError("give one model: elpo check model PATH, a folder or a hub name")
+    path = find_model(items[0])
+    _, found = check_model(path, read_architecture(path), read_tokenizer(path), [ANY_TOOL])
+    print(path)
+    for name, value in found.items():
+        print(f"  {name:20} {value}")
+    return 0
 
 
 def _plot(args: argparse.Namespace) -> None:

@@ -93,7 +93,7 @@ class TransformersEngine:
             )
         self.num_slots = num_slots
         self.counts = EngineCounts()
-        self._model = model
+        self.model = model
         self._end_ids = frozenset(end_ids)
         self._temperature = temperature
         self._cache = SlotCache(num_slots, config.num_hidden_layers)
@@ -203,7 +203,7 @@ class TransformersEngine:
 
     def _feed(self, lives: list[_Live]) -> None:
         """Put the pending tokens of `lives` through the model and sample a token for each."""
-        weight = next(self._model.parameters())
+        weight = next(self.model.parameters())
         device = weight.device
         decode = all(live.pending == 1 for live in lives)
         num_rows = max(live.slot for live in lives) + 1 if decode else len(lives)
@@ -232,7 +232,7 @@ class TransformersEngine:
         mask = torch.zeros(hidden_keys.shape, dtype=weight.dtype, device=device)
         mask.masked_fill_(hidden_keys, float("-inf"))
         with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
-            hidden = self._model.base_model(  # type: ignore[operator]
+            hidden = self.model.base_model(  # type: ignore[operator]
                 input_ids=torch.from_numpy(token_ids).to(device),
                 attention_mask=mask,
                 position_ids=position_ids,
@@ -240,7 +240,7 @@ class TransformersEngine:
                 use_cache=True,
             ).last_hidden_state
             picked = hidden[torch.tensor(rows, device=device), torch.from_numpy(last).to(device)]
-            logits = self._model.get_output_embeddings()(picked)  # type: ignore[operator]
+            logits = self.model.get_output_embeddings()(picked)  # type: ignore[operator]
         self._sample(lives, logits)
 
     def _sample(self, lives: list[_Live], logits: Tensor) -> None:

@@ -241,7 +241,7 @@ def find_model(path: str) -> str:
 def demonstrations(
     task: Any, config: Config, num: int, seed: int
 ) -> tuple[list[dict[str, Any]], list[BadRow]]:
-    """Up to `num` conversations to imitate, of `sft.path` or of the task, and the rows left out of the former.
+    """Up to `num` conversations to imitate, of `sft.path` or the task, and the rows left out of the former.
 
     Raises:
         ValueError: there are none.
@@ -306,7 +306,8 @@ def load_model(
     if adapter is not None:
         load_lora(model, adapter)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        new = getattr(model, "activation_checkpointing_enable", None)  # its name from transformers 5.2x on
+        (new or model.gradient_checkpointing_enable)({"use_reentrant": False})
     return model
 
 

@@ -48,6 +48,11 @@ class SampledLogProbs(nn.Module):
         super().__init__()
         self.model = model
         self.temperature = temperature
+        self._no_split_modules = getattr(model, "_no_split_modules", None)  # FSDP shards by these
+
+    def tie_weights(self) -> None:
+        """Make weights that are one one again, after an engine has replaced them."""
+        self.model.tie_weights()  # type: ignore[operator]
 
     def forward(
         self, token_ids: Tensor, sampled: Tensor, layout: TreeLayout | None = None
@@ -131,22 +136,30 @@ class Learner:
         num_updates: int,
         temperature: float = 1.0,
         packing: Literal["auto", "tree", "rows"] = "auto",
+        before: Learner | None = None,
     ) -> Learner:
         """AdamW and its schedule for the trainable parameters of `model`.
+
+        `before` is the learner of the phase before, whose prepared model is kept: it is sharded only once.
 
         Raises:
             ValueError: `packing` is "tree" and the model cannot be given packed trees.
         """
-        obstacle = None if packing == "rows" else packing_obstacle(model)
+        if before is not None:
+            scorer, obstacle = before.scorer, before.obstacle
+            accelerator.unwrap_model(scorer).temperature = temperature
+        else:
+            obstacle = None if packing == "rows" else packing_obstacle(model)
+            scorer = SampledLogProbs(model, temperature)
         if packing == "tree" and obstacle:
             raise ValueError(f"model.packing is tree, but {obstacle}; use auto or rows")
-        parameters = [p for p in model.parameters() if p.requires_grad]
+        parameters = [p for p in scorer.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
         )
         factor = learning_rate_factor(config, num_updates)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        scorer, optimizer = accelerator.prepare(SampledLogProbs(model, temperature), optimizer)
+        scorer, optimizer = accelerator.prepare(scorer, optimizer)
         packed = packing != "rows" and obstacle is None
         processes = Processes(accelerator.process_index, accelerator.num_processes)
         return cls(
@@ -170,11 +183,19 @@ class Learner:
         return isinstance(self.scorer, FSDPModule)
 
     def optimizer_state(self) -> dict[str, Any]:
-        """The optimizer's state, by name of the weight and put together, for any number of processes."""
+        """The optimizer's state, by name of the weight and put together, for any number of processes.
+
+        Empty before the first update: torch would make a state, by an update that counts.
+        """
+        if not self._plain_optimizer.state:
+            return {}
         return get_optimizer_state_dict(self.scorer, self._plain_optimizer, options=_WHOLE)
 
     def load_optimizer_state(self, state: dict[str, Any]) -> None:
         """Put back what `optimizer_state` gave, be it in another number of processes."""
+        if not state:
+            return
+        self.optimizer.zero_grad()
         set_optimizer_state_dict(self.scorer, self._plain_optimizer, state, options=_WHOLE)
 
     def full_weights(self) -> dict[str, Tensor] | None:
@@ -183,6 +204,14 @@ class Learner:
             return None
         state = get_model_state_dict(self.scorer, options=_WHOLE)
         return {name.removeprefix("model."): cast(Tensor, value) for name, value in state.items()}
+
+    def copy_weights(self, replica: nn.Module) -> None:
+        """Give `replica`, a whole model on every process, the weights of the sharded one."""
+        ours = dict(self.scorer.named_parameters())
+        with torch.no_grad():
+            for name, value in replica.named_parameters():
+                sharded: Any = ours[f"model.{name}"]
+                value.copy_(sharded.full_tensor())
 
     @property
     def _plain_optimizer(self) -> torch.optim.Optimizer:
@@ -205,6 +234,7 @@ class Learner:
             self._backward_together(iter(losses), max(self.processes.every(num)))
         norm = self.accelerator.clip_grad_norm_(self.scorer.parameters(), self.max_grad_norm)
         assert norm is not None
+        norm = getattr(norm, "full_tensor", lambda: norm)()  # sharded weights have a sharded norm
         if torch.isfinite(norm):
             self.optimizer.step()
         self.scheduler.step()

@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from elpo.algorithms.credit import Credit
 from elpo.config import Config, OptimizerConfig
@@ -127,6 +128,8 @@ class _Run:
     assembly: Assembly
     position: Position
     stopping: bool = False
+    learner: Learner | None = None  # of the phase before
+    replica: Any = None  # what the engine samples from where the trained model is sharded
 
     def run(self, state: dict[str, object] | None) -> Result:
         """Everything that is still to do."""
@@ -197,7 +200,7 @@ class _Run:
         for step in range(self.position.step + 1, rl.num_steps + 1):
             started = self._begin("rl", step)
             index = batch_indices(len(problems), rl.problems_per_step, step - 1, order_seed)
-            self.assembly.model.eval()
+            self._refresh_sampler(learner)
             engine_before = replace(self.assembly.scheduler.engine.counts)
             trees, counts = self.assembly.scheduler.grow(
                 self.processes.share([problems[i] for i in index]),
@@ -233,14 +236,27 @@ class _Run:
     # shared by both
 
     def _learner(self, optimizer: OptimizerConfig, num_updates: int, temperature: float) -> Learner:
-        self.accelerator.free_memory()  # lets go of the optimizer of the phase before
-        packing = self.config.model.packing
+        before, self.learner = self.learner, None
+        self.accelerator.free_memory(before and before.optimizer)  # of the phase before
+        if before is None and self.accelerator.distributed_type == "FSDP":
+            self.replica = deepcopy(self.assembly.model).to(autocast_dtype(self.config.model))
+            engine: Any = self.assembly.scheduler.engine
+            engine.model = self.replica
+        model, packing = self.assembly.model, self.config.model.packing
         learner = Learner.prepare(
-            self.accelerator, self.assembly.model, optimizer, num_updates, temperature, packing
+            self.accelerator, model, optimizer, num_updates, temperature, packing, before
         )
-        if learner.obstacle:
+        if learner.obstacle and before is None:
             self.progress.note(f"training forwards a padded row for each trajectory: {learner.obstacle}")
+        self.learner = learner
         return learner
+
+    def _refresh_sampler(self, learner: Learner) -> None:
+        """Let the engine sample from the weights as they are now, where it has not the model itself."""
+        self.assembly.model.eval()
+        if self.replica is not None:
+            learner.copy_weights(self.replica)
+            self.replica.eval()
 
     def _begin(self, phase: Phase, step: int) -> float:
         """Seed what torch draws in this step (dropout); returns the time."""
@@ -252,7 +268,7 @@ class _Run:
     def _evaluate(self, learner: Learner) -> None:
         """Measure held-out success, record it, and save; the best so far is kept."""
         evaluation, step = self.config.evaluation, self.position.step
-        self.assembly.model.eval()
+        self._refresh_sampler(learner)
         started = time.perf_counter()
         problems = self.assembly.task.problems("validation", evaluation.num_problems)
         seed = derived_seed(self.config.run.seed, "evaluation")
@@ -284,7 +300,8 @@ class _Run:
         self.stopping = any(self.processes.every(self.stopping))
 
     def _save(self, learner: Learner, best: bool = False) -> None:
-        self.checkpoints.save(self.position, self.assembly.model, self.assembly.tokenizer, learner, best)
+        model = self.assembly.model if self.replica is None else self.replica
+        self.checkpoints.save(self.position, model, self.assembly.tokenizer, learner, best)
 
     def _keep_trees(self, step: int, trees: list[RolloutTree], credits: list[Credit]) -> None:
         run = self.config.run
