@@ -127,6 +127,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(command=_check)
 
+    plan = commands.add_parser(
+        "plan",
+        help="estimate memory and time",
+        description="Estimate the memory and time of a run, and print every setting of it, without starting.",
+    )
+    plan.add_argument("items", nargs="*", metavar="RECIPE | KEY=VALUE", help="as for train")
+    plan.add_argument(
+        "--device", default="a100", metavar="NAME", help="a100 (default), h100, rtx4090, cpu, ..."
+    )
+    plan.add_argument(
+        "--processes", type=int, default=1, help="how many devices, one process each (default: 1)"
+    )
+    plan.add_argument("--sharded", action="store_true", help="weights are spread over the devices (FSDP)")
+    plan.set_defaults(command=_plan)
+
     plot = commands.add_parser(
         "plot", help="draw learning curves", description="Draw the learning curves of one or more runs."
     )
@@ -304,6 +319,21 @@ def _check_model(items: Sequence[str]) -> int:
     for name, value in found.items():
         print(f"  {name:20} {value}")
     return 0
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from elpo.recipes import ConfigError, dump_config, nearest
+    from elpo.training.plan import DEVICES, plan
+    from elpo.viz.plan import render_plan
+
+    config = _load(args.items)
+    if args.device not in DEVICES:
+        raise ConfigError(f"--device: {args.device!r} is not known; {nearest(args.device, DEVICES)}")
+    if args.processes < 1:
+        raise ConfigError(f"--processes is {args.processes}; give 1 or more")
+    estimate = plan(config, DEVICES[args.device], args.processes, args.sharded)
+    print(render_plan(estimate, args.device, DEVICES[args.device].memory, args.processes))
+    print(f"\nevery setting:\n{dump_config(config)}", end="")
 
 
 def _plot(args: argparse.Namespace) -> None:

@@ -102,7 +102,7 @@ class AgentRL(CodeTask[AgentRLOptions, AgentRLRow]):
         kind, truth = self._kind(row.data_source), row.reward_model.ground_truth.strip()
         about: dict[str, Any] = {"data_source": row.data_source, "grader": kind}
         if kind == "code":
-            tests = tests_of(truth)
+            tests = code_tests(truth)
             about["tests"], truth = HiddenTests(tests, len(tests.tests)), ""
         elif kind == "choice":
             truth = truth.strip("()").upper()
@@ -146,7 +146,7 @@ class AgentRL(CodeTask[AgentRLOptions, AgentRLRow]):
         )
 
 
-def tests_of(ground_truth: str) -> CodeTests:
+def code_tests(ground_truth: str) -> CodeTests:
     """The tests of a program, in one of three forms of JSON: a list of asserts, `inputs` and `outputs` (with
     `fn_name` for a function), or `test_code` with a `check`, its `entry_point` and `import_prefix`.
 

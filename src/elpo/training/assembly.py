@@ -74,8 +74,12 @@ def make_strategy(config: StrategyConfig) -> Strategy:
             )
 
 
-def assemble(config: Config, device: torch.device, model_folder: Path | None = None) -> Assembly:
+def assemble(
+    config: Config, device: torch.device, model_folder: Path | None = None, training: bool = False
+) -> Assembly:
     """Build task, tools, model, engine and scheduler; `model_folder` overrides where the weights come from.
+
+    For `training` the data is read first, and all that can be known about the model before its weights.
 
     Raises:
         ValueError: an option, a name or the model folder is wrong, or the tools do not work here.
@@ -85,6 +89,8 @@ def assemble(config: Config, device: torch.device, model_folder: Path | None = N
         raise ValueError(
             f"task {task.name!r} has no demonstrations to learn from; set sft.path or sft.num_steps=0"
         )
+    if training and config.rl.num_steps and not task.problems("train", 1):
+        raise ValueError(f"task {task.name!r} has no training problems; use it for evaluation")
     require_lora(config.model.lora)
     saved = None if model_folder is None else find_model(str(model_folder))
     base = None if config.model.path is None else find_model(config.model.path)

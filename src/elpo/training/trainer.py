@@ -83,10 +83,8 @@ def train(
     checkpoints = Checkpoints(folder.checkpoints)
     last = checkpoints.path("last") if resume else None
     state = checkpoints.read(last) if last else None
-    assembly = assemble(config, accelerator.device, last / "model" if last else None)
+    assembly = assemble(config, accelerator.device, last / "model" if last else None, training=True)
     try:
-        if config.rl.num_steps and not assembly.task.problems("train", 1):
-            raise ValueError(f"task {assembly.task.name!r} has no training problems; use it for evaluation")
         processes.wait()  # all have read what the folder holds
         # from here on the folder is written to: what can be wrong with the settings has been found
         if processes.is_main:
