@@ -133,13 +133,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Estimate the memory and time of a run, and print every setting of it, without starting.",
     )
     plan.add_argument("items", nargs="*", metavar="RECIPE | KEY=VALUE", help="as for train")
-    plan.add_argument(
-        "--device", default="a100", metavar="NAME", help="a100 (default), h100, rtx4090, cpu, ..."
-    )
-    plan.add_argument(
-        "--processes", type=int, default=1, help="how many devices, one process each (default: 1)"
-    )
-    plan.add_argument("--sharded", action="store_true", help="weights are spread over the devices (FSDP)")
+    plan.add_argument("--device", default="a100", metavar="NAME", help="a100 (default), rtx4090, ...")
+    plan.add_argument("--processes", type=int, default=1, help="devices, one process each (default: 1)")
+    plan.add_argument("--sharded", action="store_true", help="spread weights over the devices (FSDP)")
     plan.set_defaults(command=_plan)
 
     plot = commands.add_parser(
@@ -176,7 +172,9 @@ def _train(args: argparse.Namespace) -> None:
         print(dump_config(config), end="")
         return
     folder = RunFolder(config.run.dir)
-    folder.check(config, resume=args.resume, overwrite=args.overwrite)  # before torch is imported
+    is_main = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher has started
+    if is_main:
+        folder.check(config, resume=args.resume, overwrite=args.overwrite)  # before torch is imported
 
     from elpo.training.progress import console_progress
     from elpo.training.trainer import train
@@ -198,6 +196,8 @@ def _train(args: argparse.Namespace) -> None:
             print(f"the traceback is in {folder.error_file}", file=sys.stderr)
         raise
 
+    if not is_main:
+        return
     from elpo.viz.plots import learning_curves
 
     print(f"held-out success before RL: {result.success_before:.3f}")
@@ -308,8 +308,8 @@ def _check(args: argparse.Namespace) -> int:
 
 def _check_model(items: Sequence[str]) -> int:
     from elpo.recipes import ConfigError
-    from elpo.training.assembly import find_model
     from elpo.training.model_check import ANY_TOOL, check_model, read_architecture, read_tokenizer
+    from elpo.training.model_loading import find_model
 
     if len(items) != 1:
         raise ConfigError("give one model: elpo check model PATH, a folder or a hub name")

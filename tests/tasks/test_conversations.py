@@ -108,8 +108,8 @@ def test_a_cold_start_from_a_file(tmp_path: Path) -> None:
     rows = [*(conversation(i) for i in range(30)), *(bad for bad, _ in BAD)]
     (tmp_path / "sft.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     settings = (
-        f"sft.path={tmp_path / 'sft.jsonl'}", "sft.rename_tools={code_interpreter: python}", "sft.num_steps=3",
-        "rl.num_steps=0", "evaluation.num_problems=1", "rollout.max_tokens=400",
+        f"sft.path={tmp_path / 'sft.jsonl'}", "sft.rename_tools={code_interpreter: python}",
+        "sft.num_steps=3", "rl.num_steps=0", "evaluation.num_problems=1", "rollout.max_tokens=400",
     )  # fmt: skip
     run = RunFolder(tmp_path / "run")
     train(coins_config(run.path, *settings))

@@ -20,8 +20,8 @@ from elpo.interfaces import TurnRequest
 from elpo.models.lora import add_lora, load_lora
 from elpo.packing import tree_layout
 from elpo.training import learner as learner_module
-from elpo.training.assembly import autocast_dtype, load_model
 from elpo.training.learner import Learner, SampledLogProbs
+from elpo.training.model_loading import autocast_dtype, load_model
 from elpo.training.run_folder import RunFolder
 from elpo.training.trainer import train
 from tests.coins import coins_config

@@ -12,8 +12,8 @@ from elpo.cli import main
 from elpo.config import Config
 from elpo.engines.slots import SlotCache
 from elpo.recipes import load_config
-from elpo.training.assembly import load_model
 from elpo.training.learner import SampledLogProbs
+from elpo.training.model_loading import load_model
 from elpo.training.plan import DEVICES, Plan, _capacity, activation_bytes, plan
 from tests.models.families import FAMILIES, model_of, save_family, tokenizer_of
 

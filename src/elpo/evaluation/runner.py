@@ -29,12 +29,11 @@ from elpo.tasks.loading import load_task
 from elpo.training.assembly import (
     Assembly,
     assemble,
-    autocast_dtype,
     choose_device,
-    derived_seed,
     make_scheduler,
 )
 from elpo.training.checkpoint import Checkpoints
+from elpo.training.model_loading import autocast_dtype, derived_seed
 from elpo.training.progress import Progress, SilentProgress
 from elpo.training.run_folder import RunFolder
 from elpo.tree import RolloutTree

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -11,22 +10,26 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from elpo.algorithms.frontier import frontier
 from elpo.algorithms.strategies import Strategy, bel, independent, random_prefix
-from elpo.config import Config, ModelConfig, RolloutConfig, SearchToolConfig, StrategyConfig
+from elpo.config import Config, RolloutConfig, SearchToolConfig, StrategyConfig
 from elpo.interfaces import Task, Tool
-from elpo.models.lora import add_lora, load_lora, require_lora
+from elpo.models.lora import require_lora
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Limits
 from elpo.rollout.scheduler import Scheduler
 from elpo.tasks.conversations import read_conversations
 from elpo.tasks.loading import load_task
 from elpo.tasks.rows import BadRow
-from elpo.training.model_check import check_model, read_architecture, read_tokenizer
-from elpo.training.model_folder import check_model_folder, is_adapter
+from elpo.training.model_check import check_model, read_architecture
+from elpo.training.model_folder import is_adapter
+from elpo.training.model_loading import autocast_dtype, find_model, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
 
     from elpo.tools.search_backend import SearchBackend
+    from elpo.training.sft import Conversation
+
+MAX_BAD_ROWS_LISTED = 10
 
 
 @dataclass
@@ -46,12 +49,6 @@ class Assembly:
         getattr(self.task, "close", lambda: None)()
         for tool in self.tools.values():
             tool.close()
-
-
-def derived_seed(seed: int, *labels: object) -> int:
-    """A seed for one purpose of a run, from the run's seed and what it is for."""
-    digest = hashlib.sha256(repr((seed, *labels)).encode()).digest()
-    return int.from_bytes(digest[:6], "little")
 
 
 def make_strategy(config: StrategyConfig) -> Strategy:
@@ -226,24 +223,6 @@ def _search_backend(task: Task, config: SearchToolConfig) -> SearchBackend:
     return index
 
 
-def find_model(path: str) -> str:
-    """The model folder, checked, or the hub name (`owner/name`) that `model.path` means.
-
-    Raises:
-        ValueError: `path` looks like a folder and is none, or lacks a configuration or weights.
-    """
-    folder = Path(path).expanduser()
-    if not folder.exists():
-        if path.count("/") == 1 and not path.startswith((".", "/", "~")):
-            return path
-        raise ValueError(f"model.path: there is no folder {path}; give a model folder or a hub name")
-    try:
-        check_model_folder(folder)
-    except ValueError as error:
-        raise ValueError(f"model.path: {error}") from error
-    return str(folder)
-
-
 def demonstrations(
     task: Any, config: Config, num: int, seed: int
 ) -> tuple[list[dict[str, Any]], list[BadRow]]:
@@ -261,60 +240,26 @@ def demonstrations(
     return task.demonstrations(num, seed=seed), []
 
 
-def load_tokenizer(path: str | None, demonstrate: Callable[[int], list[dict[str, Any]]]) -> Any:
-    """The tokenizer at `path`, or the tiny model's, trained on demonstrations."""
-    if path is not None:
-        return read_tokenizer(path)
-    from elpo.models.tiny import train_tokenizer
-
-    return train_tokenizer(demonstrate(500))
-
-
-def autocast_dtype(config: ModelConfig) -> torch.dtype | None:
-    """What to compute in where it is not the weights' own type: all of them are trained, in float32."""
-    import torch
-
-    return torch.bfloat16 if config.dtype == "bfloat16" and not config.lora.rank else None
-
-
-def load_model(
-    config: ModelConfig, path: str | None, tokenizer: Any, seed: int, adapter: Path | None = None
-) -> Any:
-    """The causal LM at `path`, or the tiny one with random weights, ready for what `config` trains of it.
-
-    `adapter` is a folder whose adapters it starts with instead of fresh ones.
+def load_conversations(assembly: Assembly) -> tuple[list[Conversation], list[str]]:
+    """The cold start's conversations as tokens, and what there is to say about those left out.
 
     Raises:
-        ValueError: `config.lora` names no layer of the model, or differs from the adapters'.
+        ValueError: none can be used.
     """
-    import torch
+    from elpo.training.sft import conversation_tokens
 
-    lora = config.lora
-    dtype = getattr(torch, config.dtype if lora.rank else "float32")
-    if path is None:
-        from elpo.models.tiny import initial_model
-
-        model: Any = initial_model(config.tiny, tokenizer, derived_seed(seed, "weights")).to(dtype)
-    else:
-        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-        settings: dict[str, Any] = {}
-        if lora.quantized:
-            settings["quantization_config"] = BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=dtype,
-            )
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **settings)
-    if lora.rank:
-        add_lora(model, lora, derived_seed(seed, "adapters"))
-    if adapter is not None:
-        load_lora(model, adapter)
-    if config.gradient_checkpointing:
-        new = getattr(model, "activation_checkpointing_enable", None)  # its name from transformers 5.2x on
-        (new or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    return model
+    config, limit = assembly.config, assembly.config.rollout.max_tokens
+    found, bad = demonstrations(assembly.task, config, config.sft.num_demonstrations, config.run.seed)
+    tokens = [conversation_tokens(assembly.dialogue, row["messages"]) for row in found]
+    fitting = [conversation for conversation in tokens if len(conversation.token_ids) <= limit]
+    if not fitting:
+        raise ValueError(f"no conversation has at most rollout.max_tokens={limit} tokens; raise the limit")
+    notes = [f"left out: {row.place}: {row.reason}" for row in bad[:MAX_BAD_ROWS_LISTED]]
+    if len(bad) > MAX_BAD_ROWS_LISTED:
+        notes.append(f"{len(bad)} rows were left out in all")
+    if too_long := len(tokens) - len(fitting):
+        notes.append(f"{too_long} conversations have more than rollout.max_tokens={limit} and are left out")
+    return fitting, notes
 
 
 def make_scheduler(

@@ -1,4 +1,4 @@
-"""What a run will need: memory of each device, and time, estimated from the recipe and the model's sizes alone.
+"""What a run will need: memory of each device, and time, estimated from the recipe and the model's sizes.
 
 Sizes are exact, being counted on a model without memory. Memory is what tensors take, without the
 allocator's slack and the libraries' own. Time is a rough guess from the device's published rates and the
@@ -42,7 +42,7 @@ SECONDS_PER_LAYER = 1e-3
 """What a decode step costs in launching kernels, which plain transformers does one by one (CPU: included)."""
 
 CONTEXT_SHARE = 8
-"""A rollout is assumed to sample one in so many of `rollout.max_tokens`, and to be that long on average twice."""
+"""A rollout is assumed to sample one in so many of `rollout.max_tokens`; twice that is trained on."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def plan(config: Config, device: Device, num_processes: int = 1, sharded: bool =
     frozen = sum(p.numel() for p in model.parameters()) - trained
     width = 2 if config.model.dtype == "bfloat16" else 4
     share = num_processes if sharded else 1
+    autocast = width == 2 and not config.model.lora.rank
     frozen_width = 0.55 if config.model.lora.quantized else width  # with the scales of its blocks
     text = architecture.get_text_config()
     at_rest = {
@@ -87,15 +88,13 @@ def plan(config: Config, device: Device, num_processes: int = 1, sharded: bool =
         "whole copy for sampling": (trained + frozen) * width if sharded else 0.0,
         "keys and values of the slots": config.rollout.num_slots
         * _capacity(config.rollout.max_tokens)
-        * _cache_bytes(text, width),
+        * _cache_bytes(text, 3 if autocast and not sharded else width),  # keys are rotated in float32
         "kept prefixes": config.rollout.prefix_cache_mb * 2.0**20,
     }
     in_training = {
         "activations": activation_bytes(text, config, width),
         "logits": 3 * 4.0 * _logits(text.vocab_size, max(config.rl.microbatch_tokens, 1)),
-        "weights cast to bfloat16": trained * 2.0 / share
-        if width == 2 and not config.model.lora.rank
-        else 0.0,
+        "weights cast to bfloat16": trained * 2.0 / share if autocast else 0.0,
     }
     at_rest, in_training = ({k: v for k, v in part.items() if v} for part in (at_rest, in_training))
     seconds = _seconds(config, device, num_processes, trained, frozen, width, text)
@@ -105,8 +104,8 @@ def plan(config: Config, device: Device, num_processes: int = 1, sharded: bool =
 def activation_bytes(text: Any, config: Config, width: int) -> float:
     """What the forward pass of a micro-batch keeps for the backward pass.
 
-    Of every layer: what enters its norms (residual stream, float32 where weights are), its projections and its
-    activation function. With checkpointing only what enters each layer, and one layer as a whole.
+    Of every layer: what enters its norms (residual stream, float32 where weights are), its projections and
+    its activation function. With checkpointing only what enters each layer, and one layer as a whole.
     """
     tokens = max(config.rl.microbatch_tokens, config.sft.microbatch_tokens * bool(config.sft.num_steps))
     hidden, inner = text.hidden_size, text.intermediate_size
@@ -157,9 +156,9 @@ def _capacity(max_tokens: int) -> int:
     return capacity
 
 
-def _cache_bytes(text: Any, width: int) -> float:
+def _cache_bytes(text: Any, width: float) -> float:
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 2.0 * text.num_key_value_heads * head * text.num_hidden_layers * width
+    return float(2 * text.num_key_value_heads * head * text.num_hidden_layers * width)
 
 
 def _logits(vocab_size: int, tokens: int) -> float:

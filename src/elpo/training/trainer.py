@@ -24,27 +24,24 @@ from elpo.rollout.scheduler import RolloutCounts
 from elpo.training.assembly import (
     Assembly,
     assemble,
-    autocast_dtype,
     choose_device,
-    demonstrations,
-    derived_seed,
+    load_conversations,
     make_strategy,
 )
 from elpo.training.checkpoint import Checkpoints, Position
 from elpo.training.learner import Learner
 from elpo.training.metrics_log import MetricsLog
+from elpo.training.model_loading import autocast_dtype, cast_weights, derived_seed
 from elpo.training.policy_update import credit_of, update_policy
 from elpo.training.processes import Processes
 from elpo.training.progress import Progress, SilentProgress
 from elpo.training.rollout_metrics import engine_metrics, rollout_metrics
 from elpo.training.run_folder import Phase, RunFolder
-from elpo.training.sft import batch_indices, conversation_tokens, sft_update
+from elpo.training.sft import batch_indices, sft_update
 from elpo.tree import RolloutTree
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-MAX_BAD_ROWS_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -148,26 +145,9 @@ class _Run:
         learner = self._learner(sft.optimizer, sft.num_steps, temperature=1.0)
         if state:
             self.checkpoints.restore(state, learner)
-        found, bad = demonstrations(
-            self.assembly.task, self.config, sft.num_demonstrations, self.config.run.seed
-        )
-        conversations = [conversation_tokens(self.assembly.dialogue, row["messages"]) for row in found]
-        limit = self.config.rollout.max_tokens
-        fitting = [c for c in conversations if len(c.token_ids) <= limit]
-        if len(fitting) < len(conversations):
-            num = len(conversations) - len(fitting)
-            self.progress.note(
-                f"{num} conversations have more than rollout.max_tokens={limit} and are left out"
-            )
-        if not fitting:
-            raise ValueError(
-                f"no conversation has at most rollout.max_tokens={limit} tokens; raise the limit"
-            )
-        conversations = fitting
-        for row in bad[:MAX_BAD_ROWS_LISTED]:
-            self.progress.note(f"left out: {row.place}: {row.reason}")
-        if len(bad) > MAX_BAD_ROWS_LISTED:
-            self.progress.note(f"{len(bad)} rows are left out in all")
+        conversations, notes = load_conversations(self.assembly)
+        for note in notes:
+            self.progress.note(note)
         seed = derived_seed(self.config.run.seed, "sft order")
         self.progress.start("sft", sft.num_steps, self.position.step)
         self.assembly.model.train()
@@ -237,7 +217,9 @@ class _Run:
         before, self.learner = self.learner, None
         self.accelerator.free_memory(before and before.optimizer)  # of the phase before
         if before is None and self.accelerator.distributed_type == "FSDP":
-            self.replica = deepcopy(self.assembly.model).to(autocast_dtype(self.config.model))
+            self.replica = deepcopy(self.assembly.model)
+            if dtype := autocast_dtype(self.config.model):
+                cast_weights(self.replica, dtype)
             engine: Any = self.assembly.scheduler.engine
             engine.model = self.replica
         model, packing = self.assembly.model, self.config.model.packing

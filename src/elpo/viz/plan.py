@@ -8,11 +8,11 @@ from elpo.training.plan import Plan
 
 
 def render_plan(plan: Plan, device: str, memory: float, num_processes: int) -> str:
-    """What each of the devices needs, whether that fits into its `memory` (bytes), and how long it may take."""
+    """What each device needs, whether that fits into its `memory` (bytes), and how long it may take."""
     need = plan.peak_bytes
     room = "fits" if need < 0.9 * memory else "is tight" if need < memory else "does NOT fit"
     lines = [
-        f"weights: {plan.num_weights / 1e9:.3g} billion, of which {plan.num_trained / 1e9:.3g} billion are trained",
+        f"weights: {plan.num_weights / 1e9:.3g} billion, trained: {plan.num_trained / 1e9:.3g} billion",
         "",
         f"memory of each {device}: {need / 1e9:.1f} GB {room} into {memory / 1e9:.0f} GB",
         *_table(plan.bytes_at_rest | plan.bytes_in_training, 1e9, "GB"),
