@@ -84,7 +84,7 @@ def assemble(
     task = load_task(config.task.name, config.task.options)
     if config.sft.num_steps and config.sft.path is None and not hasattr(task, "demonstrations"):
         raise ValueError(
-            f"task {task.name!r} has no demonstrations to learn from; set sft.path or sft.num_steps=0"
+            f"task {task.name!r} has no demonstrations to learn from; set sft.num_steps=0 or sft.path"
         )
     if training and config.rl.num_steps and not task.problems("train", 1):
         raise ValueError(f"task {task.name!r} has no training problems; use it for evaluation")
