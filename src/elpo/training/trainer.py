@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+PATIENCE = timedelta(hours=6)
+"""How long a process waits for the others' rollouts; of one that has died the launcher knows at once."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What a run achieved: held-out success after the cold start and after RL."""
@@ -69,10 +74,15 @@ def train(
         Interrupted: after Ctrl-C, once the current step is finished and saved.
     """
     from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
 
     choose_device(config.run.device)
     mixed_precision = "no" if autocast_dtype(config.model) is None else "bf16"
-    accelerator = Accelerator(cpu=config.run.device == "cpu", mixed_precision=mixed_precision)
+    accelerator = Accelerator(
+        cpu=config.run.device == "cpu",
+        mixed_precision=mixed_precision,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )
     processes = Processes(accelerator.process_index, accelerator.num_processes)
     folder = RunFolder(config.run.dir)
     if processes.is_main:  # where it refuses, the launcher ends the others
@@ -122,7 +132,8 @@ class _Run:
     processes: Processes
     assembly: Assembly
     position: Position
-    stopping: bool = False
+    asked: bool = False  # by this process's user
+    stopping: bool = False  # agreed by all processes
     learner: Learner | None = None  # of the phase before
     replica: Any = None  # what the engine samples from where the trained model is sharded
 
@@ -277,7 +288,7 @@ class _Run:
         if self.log:
             self.log.log(phase, step, metrics)
         self.progress.update(step, metrics)
-        self.stopping = any(self.processes.every(self.stopping))
+        self.stopping = any(self.processes.every(self.asked))
 
     def _save(self, learner: Learner, best: bool = False) -> None:
         model = self.assembly.model if self.replica is None else self.replica
@@ -301,9 +312,10 @@ class _Run:
             return
 
         def ask_to_stop(signum: int, frame: FrameType | None) -> None:
-            if self.stopping:
+            if self.asked:
                 raise KeyboardInterrupt
-            self.stopping = True
+            self.asked = True
+            self.stopping = self.stopping or self.processes.num == 1
             self.progress.note("stopping after this step; press Ctrl-C again to stop at once")
 
         previous = signal.signal(signal.SIGINT, ask_to_stop)
