@@ -80,7 +80,7 @@ def watch(stopwatch: Stopwatch) -> None:
         (scheduler._Collection, "_take_result", "feedback"),
         (scheduler._Collection, "_take_grade", "verdicts"),
         (Future, "result", waiting),
-        (trainer, "credit_of", "credit"),
+        (trainer, "assign_credits", "credit"),
         (policy_update, "pack_trees", "packing"),
         (SampledLogProbs, "forward", "forward"),
         (Accelerator, "backward", "backward"),

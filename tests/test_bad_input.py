@@ -286,9 +286,9 @@ def test_a_gradient_that_is_not_finite_is_not_applied(monkeypatch: pytest.Monkey
     update: Callable[..., float] = Learner.update
     norms: list[float] = []
 
-    def poisoned(self: Learner, losses: Any) -> float:
+    def poisoned(self: Learner, losses: Any, num: int) -> float:
         factor = math.nan if len(norms) == 2 else 1.0
-        norms.append(update(self, (loss * factor for loss in losses)))
+        norms.append(update(self, (loss * factor for loss in losses), num))
         return norms[-1]
 
     monkeypatch.setattr(Learner, "update", poisoned)

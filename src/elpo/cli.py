@@ -105,9 +105,10 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         help="verify a task",
         description="Verify a task: its splits, prompts and demonstrations, and that its grader calls right "
-        "solutions right, those of other problems and garbage wrong. Exits with 1 where something is wrong.",
+        "solutions right, those of other problems and garbage wrong. Exits with 1 where something is wrong. "
+        "`elpo check model PATH` says whether a model folder, or a hub name, can be trained.",
     )
-    check.add_argument("task", metavar="TASK", help="a built-in task or module:Class")
+    check.add_argument("task", metavar="TASK", help="a built-in task or module:Class, or: model PATH")
     check.add_argument(
         "items",
         nargs="*",
@@ -125,6 +126,17 @@ def _parser() -> argparse.ArgumentParser:
         help="also evaluate a scripted policy that is right half of the time on N problems per split",
     )
     check.set_defaults(command=_check)
+
+    plan = commands.add_parser(
+        "plan",
+        help="estimate memory and time",
+        description="Estimate the memory and time of a run, and print every setting of it, without starting.",
+    )
+    plan.add_argument("items", nargs="*", metavar="RECIPE | KEY=VALUE", help="as for train")
+    plan.add_argument("--device", default="a100", metavar="NAME", help="a100 (default), rtx4090, ...")
+    plan.add_argument("--processes", type=int, default=1, help="devices, one process each (default: 1)")
+    plan.add_argument("--sharded", action="store_true", help="spread weights over the devices (FSDP)")
+    plan.set_defaults(command=_plan)
 
     plot = commands.add_parser(
         "plot", help="draw learning curves", description="Draw the learning curves of one or more runs."
@@ -177,7 +189,9 @@ def _train(args: argparse.Namespace) -> None:
         print(dump_config(config), end="")
         return
     folder = RunFolder(config.run.dir)
-    folder.check(config, resume=args.resume, overwrite=args.overwrite)  # before torch is imported
+    is_main = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher has started
+    if is_main:
+        folder.check(config, resume=args.resume, overwrite=args.overwrite)  # before torch is imported
 
     from elpo.training.progress import console_progress
     from elpo.training.trainer import train
@@ -199,6 +213,8 @@ def _train(args: argparse.Namespace) -> None:
             print(f"the traceback is in {folder.error_file}", file=sys.stderr)
         raise
 
+    if not is_main:
+        return
     from elpo.viz.plots import learning_curves
 
     print(f"held-out success before RL: {result.success_before:.3f}")
@@ -270,6 +286,8 @@ def _tree(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
+    if args.task == "model":
+        return _check_model(args.items)
     from contextlib import ExitStack, closing
 
     from rich.console import Console
@@ -303,6 +321,36 @@ def _check(args: argparse.Namespace) -> int:
         console = Console(width=160)
     console.print(render_checks(args.task, checks))
     return int(any(check.findings for check in checks))
+
+
+def _check_model(items: Sequence[str]) -> int:
+    from elpo.recipes import ConfigError
+    from elpo.training.model_check import ANY_TOOL, check_model, read_architecture, read_tokenizer
+    from elpo.training.model_loading import find_model
+
+    if len(items) != 1:
+        raise ConfigError("give one model: elpo check model PATH, a folder or a hub name")
+    path = find_model(items[0])
+    _, found = check_model(path, read_architecture(path), read_tokenizer(path), [ANY_TOOL])
+    print(path)
+    for name, value in found.items():
+        print(f"  {name:20} {value}")
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from elpo.recipes import ConfigError, dump_config, nearest
+    from elpo.training.plan import DEVICES, plan
+    from elpo.viz.plan import render_plan
+
+    config = _load(args.items)
+    if args.device not in DEVICES:
+        raise ConfigError(f"--device: {args.device!r} is not known; {nearest(args.device, DEVICES)}")
+    if args.processes < 1:
+        raise ConfigError(f"--processes is {args.processes}; give 1 or more")
+    estimate = plan(config, DEVICES[args.device], args.processes, args.sharded)
+    print(render_plan(estimate, args.device, DEVICES[args.device].memory, args.processes))
+    print(f"\nevery setting:\n{dump_config(config)}", end="")
 
 
 def _plot(args: argparse.Namespace) -> None:

@@ -48,12 +48,39 @@ class TinyModelConfig(Section):
         return self
 
 
+class LoraConfig(Section):
+    """Low-rank adapters of PEFT on the linear layers; with `rank` 0 all weights are trained.
+
+    No `target_modules`: every linear layer but the vocabulary's. `quantized` keeps the frozen weights in 4
+    bits (QLoRA), which needs bitsandbytes and CUDA. Dropout makes the trainer's policy differ from the
+    sampler's.
+    """
+
+    rank: Count = 0
+    alpha: PositiveFloat = 32.0
+    dropout: Decay = 0.0
+    target_modules: tuple[str, ...] = ()
+    quantized: Flag = False
+
+    @model_validator(mode="after")
+    def _quantized_weights_are_frozen(self) -> LoraConfig:
+        if self.quantized and not self.rank:
+            raise ValueError("quantized weights cannot be trained; set rank, for example to 16")
+        return self
+
+
 class ModelConfig(Section):
-    """`path` is a model folder or hub name; without one the tiny model is built from scratch."""
+    """`path` is a model folder or hub name; without one the tiny model is built from scratch.
+
+    `dtype` is what is computed in. Weights that are trained are always kept in float32, since steps of 1e-6
+    are lost in bfloat16; frozen weights, those below adapters, are kept in `dtype`.
+    """
 
     path: str | None = None
     tiny: TinyModelConfig = TinyModelConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
+    lora: LoraConfig = LoraConfig()
+    gradient_checkpointing: Flag = False  # less memory for activations, a third more computation in training
     # What training forwards: every token of a tree once, or a padded row for each trajectory. Equal but for
     # rounding. "auto" is "tree" wherever the model can.
     packing: Literal["auto", "tree", "rows"] = "auto"
@@ -308,9 +335,15 @@ class OptimizerConfig(Section):
 
 
 class SFTConfig(Section):
-    """Cold start on demonstrations. `num_steps` 0 skips it."""
+    """Cold start on demonstrations. `num_steps` 0 skips it.
+
+    `path` has them as rows of `messages` (`elpo.tasks.conversations`); without one the task gives its own.
+    `rename_tools` says what tools of the data are called here, such as `{code_interpreter: python}`.
+    """
 
     num_steps: Count = 0
+    path: str | None = None
+    rename_tools: dict[str, str] = {}
     num_demonstrations: Positive = 2000
     batch_size: Positive = 32
     microbatch_tokens: Positive = 16384

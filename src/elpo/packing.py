@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from elpo.algorithms.credit import Credit
-from elpo.algorithms.surrogate import Aggregation, token_divisors
+from elpo.algorithms.surrogate import Aggregation, normaliser, token_divisors
 from elpo.tree import ROOT, RolloutTree
 
 
@@ -145,6 +145,7 @@ class Minibatch:
 
     parts: tuple[MicroBatch, ...]
     num_unique: int  # different tokens among those the parts hold
+    normaliser: float  # of the weights (`elpo.algorithms.surrogate.normaliser`)
 
     @property
     def num_forwarded(self) -> int:
@@ -201,8 +202,8 @@ def pack_trees(
     lengths = [
         mass[tree.path(leaf)].sum() for tree, mass in zip(trees, masses, strict=True) for leaf in tree.leaves
     ]
-    divisors = token_divisors(torch.tensor(lengths, dtype=torch.float64), aggregation, divisor)
-    factors = iter((1 / divisors).tolist())
+    of_all = torch.tensor(lengths, dtype=torch.float64)
+    factors = iter((1 / token_divisors(of_all, aggregation, divisor)).tolist())
     pieces: list[_Piece] = []
     unique = 0
     for tree, credit, share, mass in zip(trees, credits, shares, masses, strict=True):
@@ -214,7 +215,8 @@ def pack_trees(
             pieces.append(_piece(tree, credit, share, {leaf: weight_of[leaf] for leaf in leaves}))
         unique += num_unique(tree, learning)
     groups = balanced([piece.num_tokens for piece in pieces], max_tokens)
-    return Minibatch(tuple(_join([pieces[i] for i in group], by_trajectory) for group in groups), unique)
+    parts = tuple(_join([pieces[i] for i in group], by_trajectory) for group in groups)
+    return Minibatch(parts, unique, normaliser(of_all, aggregation))
 
 
 def num_unique(tree: RolloutTree, leaves: Collection[int]) -> int:

@@ -26,6 +26,7 @@ PATHS = {
     "livecodebench": "livecodebench.jsonl",
     "humaneval": "humaneval.jsonl",
     "mbpp": "mbpp.jsonl",
+    "agent_rl": "agent_rl.jsonl",
 }
 
 CODE = ("livecodebench", "humaneval", "mbpp")

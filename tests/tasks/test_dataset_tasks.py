@@ -59,6 +59,7 @@ def test_every_built_in_task_over_a_data_set_has_a_fixture() -> None:
         ("livecodebench", 0, 0, 5),
         ("humaneval", 0, 0, 4),
         ("mbpp", 3, 1, 3),
+        ("agent_rl", 37, 1, 2),
     ],
 )
 def test_splits(name: str, train: int, validation: int, test: int) -> None:

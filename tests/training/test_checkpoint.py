@@ -102,7 +102,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "state cut": (cut("training_state.pt", 0.6), ""),
     "state empty": (cut("training_state.pt", 0), ""),
     "state missing": (without("training_state.pt"), "No such file"),
-    "another format": (of_another_format, "format 99, this version reads 1"),
+    "another format": (of_another_format, "format 99, this version reads 2"),
     "code in the state": (executable_pickle, "Weights only load failed"),
     "weights cut": (cut("model/model.safetensors", 0.9), "model.safetensors is damaged"),
     "weights empty": (cut("model/model.safetensors", 0), "model.safetensors is damaged"),

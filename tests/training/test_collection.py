@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import chain, islice
 
 from elpo.rollout.scheduler import RolloutCounts
-from elpo.training.assembly import derived_seed
 from elpo.training.collection import problem_batches
+from elpo.training.model_loading import derived_seed
 from elpo.types import Problem, ToolStatus
 
 PROBLEMS = [Problem(str(i), (), "") for i in range(40)]

@@ -113,6 +113,18 @@ def token_divisors(lengths: Tensor, aggregation: Aggregation, max_tokens: int | 
     raise ValueError(f"unknown aggregation {aggregation!r}: use one of {get_args(Aggregation)}")
 
 
+def normaliser(lengths: Tensor, aggregation: Aggregation) -> float:
+    """What the divisors of all trajectories have in common: how many there are, or their tokens.
+
+    The divisors of a part of a batch become those of the batch by the ratio of their normalisers. So
+    processes that see a part each agree on the loss of all.
+
+    Args:
+        lengths, aggregation: as in `token_divisors`.
+    """
+    return float(lengths.sum() if aggregation == "token-mean" else (lengths > 0).sum())
+
+
 @dataclass(frozen=True)
 class SurrogateStatistics:
     """Weighted sums over tokens; those of micro-batches add up to those of the batch."""

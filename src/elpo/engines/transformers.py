@@ -79,6 +79,7 @@ class TransformersEngine:
         num_slots: int,
         temperature: float = 1.0,
         prefix_cache_mb: int = 2048,
+        autocast: torch.dtype | None = None,
     ) -> None:
         """
         Raises:
@@ -92,7 +93,7 @@ class TransformersEngine:
             )
         self.num_slots = num_slots
         self.counts = EngineCounts()
-        self._model = model
+        self.model = model
         self._end_ids = frozenset(end_ids)
         self._temperature = temperature
         self._cache = SlotCache(num_slots, config.num_hidden_layers)
@@ -104,6 +105,7 @@ class TransformersEngine:
         self._prefix_ids = 0
         self.prefix_bytes = 0
         self._max_prefix_bytes = prefix_cache_mb << 20
+        self._autocast = autocast  # what to compute in, where it is not the weights' own type
 
     # the interface
 
@@ -210,7 +212,7 @@ class TransformersEngine:
 
     def _feed(self, lives: list[_Live]) -> None:
         """Put the pending tokens of `lives` through the model and sample a token for each."""
-        weight = next(self._model.parameters())
+        weight = next(self.model.parameters())
         device = weight.device
         decode = all(live.pending == 1 for live in lives)
         num_rows = max(live.slot for live in lives) + 1 if decode else len(lives)
@@ -238,15 +240,16 @@ class TransformersEngine:
         # added to the scores: every attention implementation understands that
         mask = torch.zeros(hidden_keys.shape, dtype=weight.dtype, device=device)
         mask.masked_fill_(hidden_keys, float("-inf"))
-        hidden = self._model.base_model(  # type: ignore[operator]
-            input_ids=torch.from_numpy(token_ids).to(device),
-            attention_mask=mask,
-            position_ids=position_ids,
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state
-        picked = hidden[torch.tensor(rows, device=device), torch.from_numpy(last).to(device)]
-        logits = self._model.get_output_embeddings()(picked)  # type: ignore[operator]
+        with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
+            hidden = self.model.base_model(  # type: ignore[operator]
+                input_ids=torch.from_numpy(token_ids).to(device),
+                attention_mask=mask,
+                position_ids=position_ids,
+                past_key_values=self._cache,
+                use_cache=True,
+            ).last_hidden_state
+            picked = hidden[torch.tensor(rows, device=device), torch.from_numpy(last).to(device)]
+            logits = self.model.get_output_embeddings()(picked)  # type: ignore[operator]
         self._sample(lives, logits)
 
     def _sample(self, lives: list[_Live], logits: Tensor) -> None:

@@ -26,8 +26,14 @@ from elpo.config import Config
 from elpo.evaluation.summary import Summary, summarize
 from elpo.evaluation.trajectories import Sample, sample_from_record, trajectory_records
 from elpo.tasks.loading import load_task
-from elpo.training.assembly import Assembly, assemble, choose_device, derived_seed, make_scheduler
+from elpo.training.assembly import (
+    Assembly,
+    assemble,
+    choose_device,
+    make_scheduler,
+)
 from elpo.training.checkpoint import Checkpoints
+from elpo.training.model_loading import autocast_dtype, derived_seed
 from elpo.training.progress import Progress, SilentProgress
 from elpo.training.run_folder import RunFolder
 from elpo.tree import RolloutTree
@@ -158,7 +164,12 @@ class _Sampler:
 
     def _sample(self, assembly: Assembly, block: Sequence[Problem]) -> list[dict[str, Any]]:
         scheduler = make_scheduler(
-            self._config.rollout, assembly.model, assembly.task, assembly.tools, assembly.dialogue
+            self._config.rollout,
+            assembly.model,
+            assembly.task,
+            assembly.tools,
+            assembly.dialogue,
+            autocast_dtype(self._config.model),
         )
         seed = derived_seed(self._config.run.seed, "test")
         trees, _ = scheduler.grow(block, independent(), self._num_samples, seed, on_tree=self._tell)

@@ -26,12 +26,23 @@ class Success:
 def measure_success(
     scheduler: Scheduler, problems: Sequence[Problem], num_samples: int, seed: int
 ) -> Success:
-    """Sample `num_samples` independent trajectories of each problem and grade them.
+    """Sample `num_samples` independent trajectories of each problem and grade them."""
+    return success_of(*sample_success(scheduler, problems, num_samples, seed))
+
+
+def sample_success(
+    scheduler: Scheduler, problems: Sequence[Problem], num_samples: int, seed: int
+) -> tuple[list[RolloutTree], RolloutCounts]:
+    """The trees of `measure_success`, for problems that may be the share of one process."""
+    return scheduler.grow(problems, independent(), num_samples, seed)
+
+
+def success_of(trees: list[RolloutTree], counts: RolloutCounts) -> Success:
+    """How often the trajectories of `trees` are correct.
 
     A sample lost to an infrastructure fault is left out, neither right nor wrong; a problem whose samples
     were all lost is left out of the mean.
     """
-    trees, counts = scheduler.grow(problems, independent(), num_samples, seed)
     rates = [
         np.mean([outcome.correct for outcome in tree.outcomes.values()]) for tree in trees if tree.outcomes
     ]

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from elpo.interfaces import Tool, ToolSession, Turn
-from elpo.rollout.dialogue import Dialogue, MalformedCall, parse_tool_call
+from elpo.rollout.dialogue import Dialogue
+from elpo.rollout.tool_calls import MalformedCall
 from elpo.types import Problem, Step, StopReason, ToolCall, ToolResult, ToolStatus
 
 MAX_MALFORMED_CALLS = 3
@@ -113,7 +114,7 @@ class Episode:
             self._finish(StopReason.TOKEN_LIMIT)
             return None
         try:
-            call = parse_tool_call(self._text)
+            call = self._dialogue.tool_call(self._text)
         except MalformedCall as error:
             self._malformed_calls += 1
             result = ToolResult(ToolStatus.MALFORMED_CALL, f"Error: malformed tool call: {error}")

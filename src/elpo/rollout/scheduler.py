@@ -48,11 +48,9 @@ class RolloutCounts:
     statuses: dict[ToolStatus, int] = field(default_factory=dict)
 
     def __add__(self, other: RolloutCounts) -> RolloutCounts:
-        sums = {
-            name: value + getattr(other, name) for name, value in vars(self).items() if name != "statuses"
-        }
-        names = {**self.statuses, **other.statuses}
-        statuses = {name: self.statuses.get(name, 0) + other.statuses.get(name, 0) for name in names}
+        sums = {name: v + getattr(other, name) for name, v in vars(self).items() if name != "statuses"}
+        keys = {**self.statuses, **other.statuses}
+        statuses = {key: self.statuses.get(key, 0) + other.statuses.get(key, 0) for key in keys}
         return RolloutCounts(**sums, statuses=statuses)
 
 

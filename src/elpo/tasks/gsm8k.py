@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from typing import Any
+
 from pydantic import BaseModel
 
 from elpo.interfaces import Split
 from elpo.tasks.boxed_task import BoxedOptions, BoxedTask
 from elpo.tasks.dataset import HeldOut, content_id, held_out_split
+from elpo.tasks.gsm8k_demonstrations import demonstrate
 from elpo.tasks.prompts import ask
 from elpo.types import Problem
 
@@ -32,13 +36,26 @@ class GSM8K(BoxedTask[GSM8KOptions, GSM8KRow]):
     row_type = GSM8KRow
     source_splits = ("test", "train")
 
+    def __init__(self, options: GSM8KOptions) -> None:
+        super().__init__(options)
+        self._solutions: dict[str, str] = {}  # by problem
+
     def problem(self, row: GSM8KRow) -> Problem:
         """The question; the number after `####`, thousands separators removed."""
         _, marker, number = row.answer.rpartition("####")
         answer = number.strip().replace(",", "")
         if not marker or not answer:
             raise ValueError("answer: it does not end with #### and a number")
-        return Problem(content_id(self.name, row.question), ask(self.options.prompt, row.question), answer)
+        problem = Problem(content_id(self.name, row.question), ask(self.options.prompt, row.question), answer)
+        self._solutions[problem.id] = row.answer
+        return problem
+
+    def demonstrations(self, num: int, seed: int) -> list[dict[str, Any]]:
+        """Up to `num` worked solutions of training problems, as conversations that calculate with Python."""
+        train = self.problems("train", 1 << 30)
+        order = random.Random(seed).sample(train, len(train))
+        found = (demonstrate(problem, self._solutions[problem.id]) for problem in order)
+        return [conversation for conversation in found if conversation is not None][:num]
 
     def split_of(self, problem: Problem, source_split: str | None) -> Split:
         """The source's own; a share of train is validation."""

@@ -27,6 +27,7 @@ BUILT_IN = {
     "livecodebench": "elpo.tasks.livecodebench:LiveCodeBench",
     "humaneval": "elpo.tasks.humaneval:HumanEval",
     "mbpp": "elpo.tasks.mbpp:MBPP",
+    "agent_rl": "elpo.tasks.agent_rl:AgentRL",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -14,18 +13,26 @@ from elpo.algorithms.frontier import frontier
 from elpo.algorithms.posterior import posterior
 from elpo.algorithms.strategies import Strategy, bel, independent, random_prefix
 from elpo.algorithms.vine import vine
-from elpo.config import Config, ModelConfig, RolloutConfig, SearchToolConfig, StrategyConfig
+from elpo.config import Config, RolloutConfig, SearchToolConfig, StrategyConfig
 from elpo.interfaces import Task, Tool
+from elpo.models.lora import require_lora
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Limits
 from elpo.rollout.scheduler import Scheduler
+from elpo.tasks.conversations import read_conversations
 from elpo.tasks.loading import load_task
-from elpo.training.model_folder import check_model_folder
+from elpo.tasks.rows import BadRow
+from elpo.training.model_check import check_model, read_architecture
+from elpo.training.model_folder import is_adapter
+from elpo.training.model_loading import autocast_dtype, find_model, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
 
     from elpo.tools.search_backend import SearchBackend
+    from elpo.training.sft import Conversation
+
+MAX_BAD_ROWS_LISTED = 10
 
 
 @dataclass
@@ -45,12 +52,6 @@ class Assembly:
         getattr(self.task, "close", lambda: None)()
         for tool in self.tools.values():
             tool.close()
-
-
-def derived_seed(seed: int, *labels: object) -> int:
-    """A seed for one purpose of a run, from the run's seed and what it is for."""
-    digest = hashlib.sha256(repr((seed, *labels)).encode()).digest()
-    return int.from_bytes(digest[:6], "little")
 
 
 def make_strategy(config: StrategyConfig) -> Strategy:
@@ -94,24 +95,44 @@ def make_strategy(config: StrategyConfig) -> Strategy:
             )
 
 
-def assemble(config: Config, device: torch.device, model_folder: Path | None = None) -> Assembly:
+def assemble(
+    config: Config, device: torch.device, model_folder: Path | None = None, training: bool = False
+) -> Assembly:
     """Build task, tools, model, engine and scheduler; `model_folder` overrides where the weights come from.
+
+    For `training` the data is read first, and all that can be known about the model before its weights.
 
     Raises:
         ValueError: an option, a name or the model folder is wrong, or the tools do not work here.
     """
     task = load_task(config.task.name, config.task.options)
-    if config.sft.num_steps and not hasattr(task, "demonstrations"):
-        raise ValueError(f"task {task.name!r} has no demonstrations to learn from; set sft.num_steps=0")
-    wanted = str(model_folder) if model_folder else config.model.path
-    path = None if wanted is None else find_model(wanted)
+    if config.sft.num_steps and config.sft.path is None and not hasattr(task, "demonstrations"):
+        raise ValueError(
+            f"task {task.name!r} has no demonstrations to learn from; set sft.num_steps=0 or sft.path"
+        )
+    if training and config.rl.num_steps and not task.problems("train", 1):
+        raise ValueError(f"task {task.name!r} has no training problems; use it for evaluation")
+    require_lora(config.model.lora)
+    saved = None if model_folder is None else find_model(str(model_folder))
+    base = None if config.model.path is None else find_model(config.model.path)
+    if base and is_adapter(Path(base)):
+        raise ValueError(
+            f"model.path: {base} holds adapters without their model; give the model's folder, or merge them "
+            "into it with PEFT (merge_and_unload) and give the result"
+        )
+    adapter = Path(saved) if saved and is_adapter(Path(saved)) else None
+    path = saved if saved and not adapter else base
     tools = make_tools(task, config)
     try:
-        tokenizer = load_tokenizer(path, task)
-        dialogue = Dialogue(tokenizer, [tool.schema for tool in tools.values()])
-        model = load_model(config.model, path, tokenizer, config.run.seed)
+        tokenizer = load_tokenizer(saved or base, lambda num: demonstrations(task, config, num, seed=0)[0])
+        schemas = [tool.schema for tool in tools.values()]
+        if path is None:
+            dialogue = Dialogue(tokenizer, schemas)
+        else:
+            dialogue, _ = check_model(path, read_architecture(path), tokenizer, schemas)
+        model = load_model(config.model, path, tokenizer, config.run.seed, adapter)
         model.to(device)
-        scheduler = make_scheduler(config.rollout, model, task, tools, dialogue)
+        scheduler = make_scheduler(config.rollout, model, task, tools, dialogue, autocast_dtype(config.model))
     except BaseException:
         for tool in tools.values():
             tool.close()
@@ -226,56 +247,52 @@ def _search_backend(task: Task, config: SearchToolConfig) -> SearchBackend:
     return index
 
 
-def find_model(path: str) -> str:
-    """The model folder, checked, or the hub name (`owner/name`) that `model.path` means.
+def demonstrations(
+    task: Any, config: Config, num: int, seed: int
+) -> tuple[list[dict[str, Any]], list[BadRow]]:
+    """Up to `num` conversations to imitate, of `sft.path` or the task, and the rows left out of the former.
 
     Raises:
-        ValueError: `path` looks like a folder and is none, or lacks a configuration or weights.
+        ValueError: there are none.
     """
-    folder = Path(path).expanduser()
-    if not folder.exists():
-        if path.count("/") == 1 and not path.startswith((".", "/", "~")):
-            return path
-        raise ValueError(f"model.path: there is no folder {path}; give a model folder or a hub name")
-    try:
-        check_model_folder(folder)
-    except ValueError as error:
-        raise ValueError(f"model.path: {error}") from error
-    return str(folder)
+    if config.sft.path is not None:
+        return read_conversations(config.sft.path, task.tool_names, config.sft.rename_tools, num)
+    if not hasattr(task, "demonstrations"):
+        raise ValueError(
+            f"task {task.name!r} has no demonstrations to train a tokenizer on; set model.path, or sft.path"
+        )
+    return task.demonstrations(num, seed=seed), []
 
 
-def load_tokenizer(path: str | None, task: Task) -> Any:
-    """The tokenizer at `path`, or the tiny model's, trained on the task's demonstrations.
+def load_conversations(assembly: Assembly) -> tuple[list[Conversation], list[str]]:
+    """The cold start's conversations as tokens, and what there is to say about those left out.
 
     Raises:
-        ValueError: there is no path and the task has no demonstrations.
+        ValueError: none can be used.
     """
-    if path is not None:
-        from transformers import AutoTokenizer
+    from elpo.training.sft import conversation_tokens
 
-        return AutoTokenizer.from_pretrained(path)
-    from elpo.models.tiny import train_tokenizer
-
-    demonstrate = getattr(task, "demonstrations", None)
-    if demonstrate is None:
-        raise ValueError(f"task {task.name!r} has no demonstrations to train a tokenizer on; set model.path")
-    return train_tokenizer(demonstrate(500, seed=0))
-
-
-def load_model(config: ModelConfig, path: str | None, tokenizer: Any, seed: int) -> Any:
-    """The causal LM at `path`, or the tiny one with random weights."""
-    if path is None:
-        from elpo.models.tiny import initial_model
-
-        return initial_model(config.tiny, tokenizer, derived_seed(seed, "weights"))
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, config.dtype))
+    config, limit = assembly.config, assembly.config.rollout.max_tokens
+    found, bad = demonstrations(assembly.task, config, config.sft.num_demonstrations, config.run.seed)
+    tokens = [conversation_tokens(assembly.dialogue, row["messages"]) for row in found]
+    fitting = [conversation for conversation in tokens if len(conversation.token_ids) <= limit]
+    if not fitting:
+        raise ValueError(f"no conversation has at most rollout.max_tokens={limit} tokens; raise the limit")
+    notes = [f"left out: {row.place}: {row.reason}" for row in bad[:MAX_BAD_ROWS_LISTED]]
+    if len(bad) > MAX_BAD_ROWS_LISTED:
+        notes.append(f"{len(bad)} rows were left out in all")
+    if too_long := len(tokens) - len(fitting):
+        notes.append(f"{too_long} conversations have more than rollout.max_tokens={limit} and are left out")
+    return fitting, notes
 
 
 def make_scheduler(
-    config: RolloutConfig, model: Any, task: Task, tools: Mapping[str, Tool], dialogue: Dialogue
+    config: RolloutConfig,
+    model: Any,
+    task: Task,
+    tools: Mapping[str, Tool],
+    dialogue: Dialogue,
+    autocast: torch.dtype | None = None,
 ) -> Scheduler:
     """The scheduler that samples from `model` itself, with the configured limits."""
     from elpo.engines.transformers import TransformersEngine
@@ -286,6 +303,7 @@ def make_scheduler(
         num_slots=config.num_slots,
         temperature=config.temperature,
         prefix_cache_mb=config.prefix_cache_mb,
+        autocast=autocast,
     )
     limits = Limits(config.max_turns, config.max_tokens, config.max_turn_tokens)
     return Scheduler(engine, task, tools, dialogue, limits, deterministic=config.deterministic)

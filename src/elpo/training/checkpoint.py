@@ -20,7 +20,7 @@ from elpo.training.learner import Learner
 from elpo.training.model_folder import check_model_folder
 from elpo.training.run_folder import Phase
 
-FORMAT = 1
+FORMAT = 2
 
 
 class CheckpointError(ValueError):
@@ -53,23 +53,40 @@ class Checkpoints:
     ) -> Path:
         """Write a checkpoint, make it the last (and the best), drop what is neither.
 
+        Every process calls this; what is sharded is put together, and the main process writes.
+
         Raises:
             CheckpointError: it cannot be written; earlier checkpoints are untouched.
         """
-        path = self.folder / position.name
-        draft = self.folder / f".{position.name}.draft"
-        names = {"last": position.name, "best": position.name if best else self._names()["best"]}
         state = {
             "format": FORMAT,
             "position": asdict(position),
-            "optimizer": learner.optimizer.state_dict(),
+            "optimizer": learner.optimizer_state(),
             "scheduler": learner.scheduler.state_dict(),
         }
+        weights = learner.full_weights()
+        if learner.processes.is_main:
+            self._write(position, model, weights, tokenizer, state, best)
+        learner.processes.wait()
+        return self.folder / position.name
+
+    def _write(
+        self,
+        position: Position,
+        model: Any,
+        weights: dict[str, Any] | None,
+        tokenizer: Any,
+        state: dict[str, Any],
+        best: bool,
+    ) -> None:
+        path = self.folder / position.name
+        draft = self.folder / f".{position.name}.draft"
+        names = {"last": position.name, "best": position.name if best else self._names()["best"]}
         try:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             with _no_progress_bars():
-                model.save_pretrained(draft / "model")
+                model.save_pretrained(draft / "model", state_dict=weights)
             tokenizer.save_pretrained(draft / "model")
             torch.save(state, draft / "training_state.pt")
             shutil.rmtree(path, ignore_errors=True)
@@ -86,7 +103,6 @@ class Checkpoints:
         for other in self.folder.iterdir():
             if other.is_dir() and other.name not in names.values():
                 shutil.rmtree(other, ignore_errors=True)
-        return path
 
     def path(self, which: str = "last") -> Path | None:
         """The folder of the "last" or "best" checkpoint, or None where there is none yet."""
@@ -115,7 +131,7 @@ class Checkpoints:
     @staticmethod
     def restore(state: dict[str, Any], learner: Learner) -> None:
         """Put optimizer and schedule back; the weights come with the model folder."""
-        learner.optimizer.load_state_dict(state["optimizer"])
+        learner.load_optimizer_state(state["optimizer"])
         learner.scheduler.load_state_dict(state["scheduler"])
 
     def _names(self) -> dict[str, str | None]:

@@ -14,7 +14,9 @@ from elpo.algorithms.reward_shaping import shape_rewards
 from elpo.algorithms.strategies import Strategy
 from elpo.config import Config
 from elpo.rollout.scheduler import RolloutCounts, Scheduler
-from elpo.training.assembly import derived_seed, make_strategy
+from elpo.training.assembly import make_strategy
+from elpo.training.model_loading import derived_seed
+from elpo.training.processes import Processes
 from elpo.training.sft import batch_indices
 from elpo.tree import RolloutTree
 from elpo.types import Problem
@@ -30,11 +32,17 @@ class Collection:
 
 
 def collect_step(
-    config: Config, scheduler: Scheduler, problems: Sequence[Problem], step: int, rounds_left: int | None
+    config: Config,
+    scheduler: Scheduler,
+    problems: Sequence[Problem],
+    step: int,
+    rounds_left: int | None,
+    processes: Processes,
 ) -> Collection:
     """Grow the trees of an RL step (from 1) as the algorithm says, and shape their rewards.
 
-    A pure function of its arguments and of the policy's weights; `rounds_left` batches can be paid for.
+    A pure function of its arguments and of the policy's weights; `rounds_left` batches can be paid for. Every
+    process grows its share of each round and has all trees afterwards, so that all decide alike.
     """
     algorithm, seed = config.algorithm, config.run.seed
     max_calls = call_limit(algorithm.max_calls, step, config.rl.num_steps)
@@ -53,6 +61,7 @@ def collect_step(
         algorithm.num_rollouts,
         lambda number: derived_seed(seed, "rollouts", step, *([number] if number else [])),
         policy_version=step - 1,
+        processes=processes,
     )
     for tree in found.grown:
         shape_rewards(tree, algorithm.reward, scheduler.limits.max_tokens)
@@ -66,6 +75,7 @@ def collect(
     num_rollouts: int,
     seed_of: Callable[[int], int],
     policy_version: int = 0,
+    processes: Processes = Processes(),  # noqa: B008  frozen
 ) -> Collection:
     """Drive a prompt sampling to its end; `seed_of` gives each of its rounds, from 0, a seed of its own.
 
@@ -76,9 +86,11 @@ def collect(
     counts = RolloutCounts()
     problems = next(sampling)
     for round_number in count():
-        trees, cost = scheduler.grow(problems, strategy, num_rollouts, seed_of(round_number), policy_version)
+        share = processes.share(problems)
+        own, cost = scheduler.grow(share, strategy, num_rollouts, seed_of(round_number), policy_version)
+        trees = processes.gather(own)
         grown += trees
-        counts += cost
+        counts = sum(processes.every(cost), counts)
         try:
             problems = sampling.send(trees)
         except StopIteration as finished:

@@ -6,6 +6,11 @@ import json
 from pathlib import Path
 
 
+def is_adapter(folder: Path) -> bool:
+    """True for a folder that holds adapters (PEFT), without the model they belong to."""
+    return (folder / "adapter_config.json").is_file()
+
+
 def check_model_folder(folder: Path) -> None:
     """Refuse a folder that lacks a configuration or weights, or whose weights were cut short.
 
@@ -14,7 +19,7 @@ def check_model_folder(folder: Path) -> None:
     Raises:
         ValueError: the folder cannot be loaded; the message names the file.
     """
-    if not (folder / "config.json").is_file():
+    if not is_adapter(folder) and not (folder / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json; give a folder made by save_pretrained")
     weights = sorted(folder.glob("*.safetensors"))
     if not weights and not any(folder.glob("*.bin")):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from elpo.algorithms.credit import Credit
-from elpo.algorithms.surrogate import SurrogateStatistics, surrogate_statistics, token_weights
+from elpo.algorithms.surrogate import SurrogateStatistics, normaliser, surrogate_statistics, token_weights
 from elpo.algorithms.surrogates import (
     BY_TRAJECTORY,
     LEARN_FROM_ZERO,
@@ -33,6 +34,9 @@ def update_policy(
 ) -> dict[str, float]:
     """Train on the trees of one RL step, mini-batch by mini-batch of whole trees; returns metrics.
 
+    Of several processes each brings its share of the trees (`Processes.share`). Normalisers, and the metrics
+    returned, are those of all: loss and gradient are those of one process with all trees.
+
     Rows without any advantage count in the normaliser of Eq. 1 but are not put through the model, and
     a mini-batch of nothing else makes no update: its gradient is zero, and the optimizer's momentum must
     not move the policy for it.
@@ -40,27 +44,31 @@ def update_policy(
     statistics = SurrogateStatistics()
     losses: list[float] = []
     norms: list[float] = []
-    differences: list[float] = []
+    differences: list[tuple[float, float]] = []  # of the first update: summed over tokens, and their number
     prepare = packed if learner.packed else unrolled
-    batches = [
-        prepare(
-            trees[i : i + rl.problems_per_minibatch],
-            credits[i : i + rl.problems_per_minibatch],
-            algorithm.loss,
-            rl.microbatch_tokens,
-        )
-        for i in range(0, len(trees), rl.problems_per_minibatch)
-    ]
+    processes = learner.processes
+    batches = []
+    for first in range(0, sum(processes.every(len(trees))), rl.problems_per_minibatch):
+        stop = first + rl.problems_per_minibatch
+        mine = [i for i in range(len(trees)) if first <= processes.position(i) < stop]
+        chosen = [trees[i] for i in mine], [credits[i] for i in mine]
+        batches.append(prepare(*chosen, algorithm.loss, rl.microbatch_tokens))
+    facts = [[(len(b.parts), b.normaliser, b.num_forwarded, b.num_unique) for b in batches]]
+    totals = np.sum(processes.every(facts), (0, 1))  # [mini-batches, 4]
     for _ in range(rl.num_epochs):
-        for batch in batches:
-            if not batch.parts:
+        for batch, (num_parts, whole, *_) in zip(batches, totals, strict=True):
+            if not num_parts:
                 continue
-            update = _Update(learner, batch.parts, algorithm)
-            norms.append(learner.update(update.losses()))
+            update = _Update(learner, batch, whole, algorithm)
+            norms.append(learner.update(update.losses(), len(batch.parts)))
             statistics += update.statistics
             losses.append(update.loss)
             if len(norms) == 1:
-                differences.append(update.logprob_difference)
+                differences.append((update.difference, update.num_tokens))
+    of_all = processes.every((statistics, losses, differences))
+    statistics = sum((found[0] for found in of_all), SurrogateStatistics())
+    losses = [sum(parts) for parts in zip(*(found[1] for found in of_all), strict=True)]
+    differences = [part for found in of_all for part in found[2]]
     means = statistics.means()
     metrics = {
         "loss": sum(losses) / max(1, len(losses)),
@@ -74,9 +82,10 @@ def update_policy(
         "kl/approx": means.get("approx_kl", 0.0),
     }
     if differences:
-        metrics["logprob/sampler_difference"] = differences[0]
-        forwarded = sum(batch.num_forwarded for batch in batches)
-        metrics["tokens/forwarded_per_unique"] = forwarded / sum(batch.num_unique for batch in batches)
+        difference, num_tokens = np.sum(differences, 0)
+        metrics["logprob/sampler_difference"] = float(difference / max(1.0, num_tokens))
+        forwarded, unique = np.sum(totals, 0)[2:]
+        metrics["tokens/forwarded_per_unique"] = float(forwarded / unique)
     return metrics
 
 
@@ -135,7 +144,7 @@ def unrolled(
         )
     kept = iter(learns.tolist())
     unique = sum(num_unique(tree, [leaf for leaf in tree.leaves if next(kept)]) for tree in trees)
-    return Minibatch(tuple(parts), unique)
+    return Minibatch(tuple(parts), unique, normaliser(batch.mask.sum(-1), loss.aggregation))
 
 
 def loss_terms(part: MicroBatch, logprobs: Tensor, entropies: Tensor) -> tuple[TokenTerms, Tensor, Tensor]:
@@ -153,26 +162,29 @@ def loss_terms(part: MicroBatch, logprobs: Tensor, entropies: Tensor) -> tuple[T
 
 
 class _Update:
-    """The losses of one mini-batch's parts, and what was seen on the way."""
+    """The losses of one mini-batch's parts, and what was seen on the way.
 
-    def __init__(self, learner: Learner, parts: Sequence[MicroBatch], algorithm: AlgorithmConfig) -> None:
+    `whole` is the normaliser of the mini-batch, of which `batch` may be the share of one process.
+    """
+
+    def __init__(self, learner: Learner, batch: Minibatch, whole: float, algorithm: AlgorithmConfig) -> None:
         self.statistics = SurrogateStatistics()
         self.loss = 0.0
-        self.logprob_difference = 0.0  # mean over sampled tokens, nats
+        self.difference = 0.0  # to the sampler's log-probabilities, summed over tokens, nats
+        self.num_tokens = 0.0
         self._learner = learner
-        self._parts = parts
+        self._parts = batch.parts
+        self._share = batch.normaliser / whole
         self._algorithm = algorithm
 
     def losses(self) -> Iterator[Tensor]:
         """Eq. 1 in parts that add up to it."""
         surrogate = SURROGATES[self._algorithm.loss.surrogate]
-        num_tokens = 0.0
-        difference = 0.0
         for part in self._parts:
             on = part.to(self._learner.device)
             logprobs, entropies = self._learner.scorer(on.token_ids, on.sampled, on.layout)
             terms, weights, counts = loss_terms(on, logprobs, entropies)
-            loss = -(weights * surrogate(terms, self._algorithm)).sum()
+            loss = -(weights * surrogate(terms, self._algorithm)).sum() * self._share
             with torch.no_grad():
                 self.statistics += surrogate_statistics(
                     terms.logprobs,
@@ -184,8 +196,7 @@ class _Update:
                     terms.clip_low < 1 - self._algorithm.clip.low - 1e-6,
                     clipped_log_ratio(terms, self._algorithm),
                 )
-                difference += float(((terms.logprobs - terms.old_logprobs).abs() * counts).sum())
-                num_tokens += float(counts.sum())
+                self.difference += float(((terms.logprobs - terms.old_logprobs).abs() * counts).sum())
+                self.num_tokens += float(counts.sum())
                 self.loss += float(loss)
             yield loss
-        self.logprob_difference = difference / max(1.0, num_tokens)

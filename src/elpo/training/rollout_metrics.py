@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from elpo.interfaces import Engine, EngineCounts
+from elpo.interfaces import EngineCounts
 from elpo.rollout.scheduler import RolloutCounts
 from elpo.tree import RolloutTree
 from elpo.types import ToolStatus
@@ -57,14 +57,16 @@ def discarded_metrics(grown: Sequence[RolloutTree], kept: Sequence[RolloutTree])
     }
 
 
-def engine_metrics(before: EngineCounts, engine: Engine) -> dict[str, float]:
-    """What the engine did since `before`."""
-    now = engine.counts
-    steps = now.decode_steps - before.decode_steps
-    decoded = now.decoded_tokens - before.decoded_tokens
+def engine_metrics(counts: Sequence[tuple[EngineCounts, EngineCounts]], num_slots: int) -> dict[str, float]:
+    """What the engines of all processes, each of `num_slots`, did between two counts."""
+
+    def total(name: str) -> float:
+        return float(sum(getattr(now, name) - getattr(before, name) for before, now in counts))
+
+    steps = total("decode_steps")
     return {
-        "engine/decode_steps": float(steps),
-        "engine/occupancy": decoded / (steps * engine.num_slots) if steps else 0.0,
-        "engine/reused_tokens": float(now.reused_tokens - before.reused_tokens),
-        "engine/fed_tokens": float(now.fed_tokens - before.fed_tokens),
+        "engine/decode_steps": steps,
+        "engine/occupancy": total("decoded_tokens") / (steps * num_slots) if steps else 0.0,
+        "engine/reused_tokens": total("reused_tokens"),
+        "engine/fed_tokens": total("fed_tokens"),
     }

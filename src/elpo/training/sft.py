@@ -69,12 +69,17 @@ def batch_indices(num: int, batch_size: int, step: int, seed: int) -> np.ndarray
 
 
 def sft_update(learner: Learner, batch: Sequence[Conversation], microbatch_tokens: int) -> dict[str, float]:
-    """One update towards the batch's assistant tokens (token-mean cross-entropy, nats); returns metrics."""
+    """One update towards the batch's assistant tokens (token-mean cross-entropy, nats); returns metrics.
+
+    Of several processes each trains on its share of the batch, which all are given as a whole.
+    """
     num_tokens = sum(int(c.sampled.sum()) for c in batch)
-    totals = {"loss": 0.0, "entropy": 0.0, "forwarded": 0}
+    totals = {"loss": 0.0, "entropy": 0.0, "forwarded": 0.0}
+    share = learner.processes.share(batch)
+    parts = list((_packed if learner.packed else _padded)(share, microbatch_tokens)) if share else []
 
     def losses() -> Iterator[Tensor]:
-        for token_ids, sampled, layout in (_packed if learner.packed else _padded)(batch, microbatch_tokens):
+        for token_ids, sampled, layout in parts:
             on = (part.to(learner.device) for part in (token_ids, sampled, layout) if part is not None)
             logprobs, entropies = learner.scorer(*on)
             totals["forwarded"] += token_ids.numel()
@@ -83,7 +88,9 @@ def sft_update(learner: Learner, batch: Sequence[Conversation], microbatch_token
             totals["entropy"] += float(entropies.sum()) / num_tokens
             yield loss
 
-    norm = learner.update(losses())
+    norm = learner.update(losses(), len(parts))
+    of_all = learner.processes.every(totals)
+    totals = {name: sum(found[name] for found in of_all) for name in totals}
     return {
         "loss": totals["loss"],
         "entropy/mean": totals["entropy"],

@@ -10,8 +10,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -19,21 +21,28 @@ from typing import TYPE_CHECKING, Any
 from elpo.algorithms.credit import Credit
 from elpo.algorithms.credit_rules import assign_credits
 from elpo.config import Config, OptimizerConfig
-from elpo.evaluation.success import measure_success
-from elpo.training.assembly import Assembly, assemble, choose_device, derived_seed
+from elpo.evaluation.success import sample_success, success_of
+from elpo.rollout.scheduler import RolloutCounts
+from elpo.training.assembly import Assembly, assemble, choose_device, load_conversations
 from elpo.training.checkpoint import Checkpoints, Position
 from elpo.training.collection import collect_step
 from elpo.training.learner import Learner
 from elpo.training.metrics_log import MetricsLog
+from elpo.training.model_loading import autocast_dtype, cast_weights, derived_seed
 from elpo.training.policy_update import update_policy
+from elpo.training.processes import Processes
 from elpo.training.progress import Progress, SilentProgress
 from elpo.training.rollout_metrics import discarded_metrics, engine_metrics, rollout_metrics
 from elpo.training.run_folder import Phase, RunFolder
-from elpo.training.sft import batch_indices, conversation_tokens, sft_update
+from elpo.training.sft import batch_indices, sft_update
 from elpo.tree import RolloutTree
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+PATIENCE = timedelta(hours=6)
+"""How long a process waits for the others' rollouts; of one that has died the launcher knows at once."""
 
 
 @dataclass(frozen=True)
@@ -61,30 +70,43 @@ def train(
         Interrupted: after Ctrl-C, once the current step is finished and saved.
     """
     from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
 
+    choose_device(config.run.device)
+    mixed_precision = "no" if autocast_dtype(config.model) is None else "bf16"
+    accelerator = Accelerator(
+        cpu=config.run.device == "cpu",
+        mixed_precision=mixed_precision,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )
+    processes = Processes(accelerator.process_index, accelerator.num_processes)
     folder = RunFolder(config.run.dir)
-    folder.check(config, resume=resume, overwrite=overwrite)
+    if processes.is_main:  # where it refuses, the launcher ends the others
+        folder.check(config, resume=resume, overwrite=overwrite)
     checkpoints = Checkpoints(folder.checkpoints)
     last = checkpoints.path("last") if resume else None
     state = checkpoints.read(last) if last else None
-    choose_device(config.run.device)
-    accelerator = Accelerator(cpu=config.run.device == "cpu")
-    assembly = assemble(config, accelerator.device, last / "model" if last else None)
+    assembly = assemble(config, accelerator.device, last / "model" if last else None, training=True)
     try:
-        if config.rl.num_steps and not assembly.task.problems("train", 1):
-            raise ValueError(f"task {assembly.task.name!r} has no training problems; use it for evaluation")
+        processes.wait()  # all have read what the folder holds
         # from here on the folder is written to: what can be wrong with the settings has been found
-        folder.prepare(config, resume=resume, overwrite=overwrite)
+        if processes.is_main:
+            folder.prepare(config, resume=resume, overwrite=overwrite)
         position = Position(**state["position"]) if state else None
         after = (position.phase, position.step) if position else None
-        with MetricsLog(folder, tensorboard=config.run.tensorboard, after=after) as log:
+        with (
+            MetricsLog(folder, tensorboard=config.run.tensorboard, after=after)
+            if processes.is_main
+            else nullcontext()
+        ) as log:
             run = _Run(
                 config,
                 folder,
                 checkpoints,
-                progress or SilentProgress(),
+                (progress if processes.is_main else None) or SilentProgress(),
                 log,
                 accelerator,
+                processes,
                 assembly,
                 position or Position("sft", 0),
             )
@@ -101,11 +123,15 @@ class _Run:
     folder: RunFolder
     checkpoints: Checkpoints
     progress: Progress
-    log: MetricsLog
+    log: MetricsLog | None  # the main process's
     accelerator: Accelerator
+    processes: Processes
     assembly: Assembly
     position: Position
-    stopping: bool = False
+    asked: bool = False  # by this process's user
+    stopping: bool = False  # agreed by all processes
+    learner: Learner | None = None  # of the phase before
+    replica: Any = None  # what the engine samples from where the trained model is sharded
 
     def run(self, state: dict[str, object] | None) -> Result:
         """Everything that is still to do."""
@@ -126,11 +152,9 @@ class _Run:
         learner = self._learner(sft.optimizer, sft.num_steps, temperature=1.0)
         if state:
             self.checkpoints.restore(state, learner)
-        task: Any = self.assembly.task  # one with demonstrations: `assemble` has seen to it
-        conversations = [
-            conversation_tokens(self.assembly.dialogue, demonstration["messages"])
-            for demonstration in task.demonstrations(sft.num_demonstrations, seed=self.config.run.seed)
-        ]
+        conversations, notes = load_conversations(self.assembly)
+        for note in notes:
+            self.progress.note(note)
         seed = derived_seed(self.config.run.seed, "sft order")
         self.progress.start("sft", sft.num_steps, self.position.step)
         self.assembly.model.train()
@@ -160,16 +184,20 @@ class _Run:
             if self._rounds_left() == 0:
                 break
             started = self._begin("rl", step)
-            self.assembly.model.eval()
-            scheduler = self.assembly.scheduler
-            engine_before = replace(scheduler.engine.counts)
-            found = collect_step(self.config, scheduler, problems, step, self._rounds_left())
+            self._refresh_sampler(learner)
+            engine = self.assembly.scheduler.engine
+            engine_before = replace(engine.counts)
+            found = collect_step(
+                self.config, self.assembly.scheduler, problems, step, self._rounds_left(), self.processes
+            )
             grown, trees = time.perf_counter(), found.kept
             credits = assign_credits(trees, self.config.algorithm)
             self.assembly.model.train()
+            share = self.processes.share
+            updated = update_policy(learner, share(trees), share(credits), self.config.algorithm, rl)
             metrics = rollout_metrics(found.grown, found.counts) | discarded_metrics(found.grown, trees)
-            metrics |= engine_metrics(engine_before, scheduler.engine)
-            metrics |= update_policy(learner, trees, credits, self.config.algorithm, rl)
+            engines = self.processes.every((engine_before, replace(engine.counts)))
+            metrics |= engine_metrics(engines, engine.num_slots) | updated
             done = time.perf_counter()
             metrics |= {
                 "time/rollout": grown - started,
@@ -196,14 +224,29 @@ class _Run:
     # shared by both
 
     def _learner(self, optimizer: OptimizerConfig, num_updates: int, temperature: float) -> Learner:
-        self.accelerator.free_memory()  # lets go of the optimizer of the phase before
-        packing = self.config.model.packing
+        before, self.learner = self.learner, None
+        self.accelerator.free_memory(before and before.optimizer)  # of the phase before
+        if before is None and self.accelerator.distributed_type == "FSDP":
+            self.replica = deepcopy(self.assembly.model)
+            if dtype := autocast_dtype(self.config.model):
+                cast_weights(self.replica, dtype)
+            engine: Any = self.assembly.scheduler.engine
+            engine.model = self.replica
+        model, packing = self.assembly.model, self.config.model.packing
         learner = Learner.prepare(
-            self.accelerator, self.assembly.model, optimizer, num_updates, temperature, packing
+            self.accelerator, model, optimizer, num_updates, temperature, packing, before
         )
-        if learner.obstacle:
+        if learner.obstacle and before is None:
             self.progress.note(f"training forwards a padded row for each trajectory: {learner.obstacle}")
+        self.learner = learner
         return learner
+
+    def _refresh_sampler(self, learner: Learner) -> None:
+        """Let the engine sample from the weights as they are now, where it has not the model itself."""
+        self.assembly.model.eval()
+        if self.replica is not None:
+            learner.copy_weights(self.replica)
+            self.replica.eval()
 
     def _begin(self, phase: Phase, step: int) -> float:
         """Seed what torch draws in this step (dropout); returns the time."""
@@ -215,20 +258,21 @@ class _Run:
     def _evaluate(self, learner: Learner) -> None:
         """Measure held-out success, record it, and save; the best so far is kept."""
         evaluation, step = self.config.evaluation, self.position.step
-        self.assembly.model.eval()
+        self._refresh_sampler(learner)
         started = time.perf_counter()
-        success = measure_success(
-            self.assembly.scheduler,
-            self.assembly.task.problems("validation", evaluation.num_problems),
-            evaluation.samples_per_problem,
-            seed=derived_seed(self.config.run.seed, "evaluation"),
-        )
+        problems = self.assembly.task.problems("validation", evaluation.num_problems)
+        seed = derived_seed(self.config.run.seed, "evaluation")
+        share = self.processes.share(problems)
+        trees, counts = sample_success(self.assembly.scheduler, share, evaluation.samples_per_problem, seed)
+        counts = sum(self.processes.every(counts), RolloutCounts())
+        success = success_of(self.processes.gather(trees), counts)
         metrics = {
             "success/heldout": success.mean,
             "success/heldout_standard_error": success.standard_error,
             "time/total": time.perf_counter() - started,
         }
-        self.log.log("evaluation", step, metrics)
+        if self.log:
+            self.log.log("evaluation", step, metrics)
         self.progress.note(
             f"step {step}: held-out success {success.mean:.3f} ± {success.standard_error:.3f} "
             f"({evaluation.num_problems} problems x {evaluation.samples_per_problem})"
@@ -240,15 +284,18 @@ class _Run:
 
     def _record(self, phase: Phase, step: int, metrics: dict[str, float]) -> None:
         self.position = replace(self.position, phase=phase, step=step)
-        self.log.log(phase, step, metrics)
+        if self.log:
+            self.log.log(phase, step, metrics)
         self.progress.update(step, metrics)
+        self.stopping = any(self.processes.every(self.asked))
 
     def _save(self, learner: Learner, best: bool = False) -> None:
-        self.checkpoints.save(self.position, self.assembly.model, self.assembly.tokenizer, learner, best)
+        model = self.assembly.model if self.replica is None else self.replica
+        self.checkpoints.save(self.position, model, self.assembly.tokenizer, learner, best)
 
     def _keep_trees(self, step: int, trees: list[RolloutTree], credits: list[Credit]) -> None:
         run = self.config.run
-        if step == 1 or step % run.trees_every == 0:
+        if self.processes.is_main and (step == 1 or step % run.trees_every == 0):
             self.folder.write_trees(step, list(zip(trees, credits, strict=True))[: run.trees_kept])
 
     def _result(self) -> Result:
@@ -264,9 +311,10 @@ class _Run:
             return
 
         def ask_to_stop(signum: int, frame: FrameType | None) -> None:
-            if self.stopping:
+            if self.asked:
                 raise KeyboardInterrupt
-            self.stopping = True
+            self.asked = True
+            self.stopping = self.stopping or self.processes.num == 1
             self.progress.note("stopping after this step; press Ctrl-C again to stop at once")
 
         previous = signal.signal(signal.SIGINT, ask_to_stop)

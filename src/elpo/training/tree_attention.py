@@ -96,6 +96,8 @@ def tree_attention(
     unknown = [name for name in ("softcap", "s_aux", "position_bias", "sliding_window") if kwargs.get(name)]
     if unknown:
         raise ValueError(f"attention over trees has no {unknown}")
+    if query.dtype != value.dtype:  # under autocast: rotation and norms of queries and keys are in float32
+        query, key = query.to(value.dtype), key.to(value.dtype)
     if query.device.type == "cuda" and not dropout:
         from transformers.integrations.flex_attention import flex_attention_forward
 
