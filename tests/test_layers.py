@@ -18,7 +18,7 @@ PACKAGE = Path(elpo.__file__).parent
 
 # Upwards. What stands on one line does not know of each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("elpo.types", "elpo.config"),
+    ("elpo.types", "elpo.config", "elpo.versions"),
     ("elpo.tree", "elpo.interfaces"),
     ("elpo.engines", "elpo.tools", "elpo.models"),
     ("elpo.graders",),
@@ -35,12 +35,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "elpo.evaluation.recovery",
     ),
     ("elpo.training",),
-    ("elpo.evaluation.runner", "elpo.viz"),
+    ("elpo.evaluation.runner", "elpo.viz", "elpo.adapters"),
     ("elpo.cli",),
 )
 
 # Files that work on tensors, and so may import torch where they begin.
 TORCH = {
+    "elpo.adapters.trl",
     "elpo.algorithms.surrogate",
     "elpo.batch",
     "elpo.engines.sampling",

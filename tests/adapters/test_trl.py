@@ -1,0 +1,308 @@
+"""TRL's trainer around our trees: its loss and gradient against our own, and what it must refuse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+pytest.importorskip("trl", reason="needs the extra elpo[trl]")
+
+from elpo.adapters.trl import ElpoTrainer, grow_rows, grpo_arguments, tree_rows
+from elpo.config import AlgorithmConfig, Config
+from elpo.rollout.scheduler import RolloutCounts
+from elpo.training.assembly import assemble
+from elpo.training.policy_update import credit_of, update_policy
+from elpo.tree import ROOT, RolloutTree
+from elpo.types import Problem
+from tests.training.small import VOCAB, random_tree, record_gradients, small_learner, small_model
+
+NUM_ROLLOUTS = 5  # of `random_tree`
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    words = {f"w{i}": i for i in range(VOCAB)}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="w0")), pad_token="w0", eos_token="w1"
+    )
+
+
+def config_of(**settings: Any) -> Config:
+    problems = {"problems_per_step": 2, "problems_per_minibatch": 2, "num_steps": 1, "num_problems": 2}
+    given = {"algorithm": {"num_rollouts": NUM_ROLLOUTS}, "rl": problems, "run": {"device": "cpu"}}
+    return Config.model_validate(given | settings)
+
+
+def trainer_on(
+    trees: list[RolloutTree], model: Any, tokenizer: Any, config: Config, folder: Path, **arguments: Any
+) -> ElpoTrainer:
+    """A trainer whose scheduler has grown these trees."""
+
+    def grow(problems: list[Problem], *_: Any, **__: Any) -> tuple[list[RolloutTree], RolloutCounts]:
+        return [by_id[problem.id] for problem in problems], RolloutCounts(rollouts=len(problems))
+
+    by_id = {tree.problem.id: tree for tree in trees}
+    assembly: Any = SimpleNamespace(
+        config=config,
+        model=model,
+        tokenizer=tokenizer,
+        task=SimpleNamespace(problems=lambda split, num: [tree.problem for tree in trees]),
+        scheduler=SimpleNamespace(grow=grow),
+        dialogue=SimpleNamespace(end_id=tokenizer.eos_token_id),
+    )
+    return ElpoTrainer(assembly, grpo_arguments(config, str(folder), **arguments))
+
+
+def cut(tree: RolloutTree, num_leaves: int) -> RolloutTree:
+    """The tree as it is when all later rollouts are lost."""
+    tree.outcomes = dict(list(tree.outcomes.items())[:num_leaves])
+    del tree.nodes[tree.leaves[-1] + 1 :]
+    return tree
+
+
+def moved(model: Any) -> Any:
+    """The model after some update: no ratio is 1 any more."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.06 * torch.randn(parameter.shape, generator=generator) * parameter.std())
+    return model
+
+
+def flat(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([gradients[name].flatten() for name in sorted(gradients)])
+
+
+@pytest.mark.parametrize("aggregation", ["seq-mean-token-mean", "token-mean"])
+@pytest.mark.parametrize("dual", [None, 1.2])
+def test_loss_and_gradient_are_ours(
+    aggregation: str, dual: float | None, tokenizer: Any, tmp_path: Path
+) -> None:
+    config = config_of(
+        algorithm={
+            "num_rollouts": NUM_ROLLOUTS,
+            "loss": {"aggregation": aggregation},
+            "clip": {"low": 0.05, "high": 0.08, "elc": 0.1, "dual": dual},
+        }
+    )
+    model = small_model()
+    trees = [random_tree(seed, model) for seed in (1, 2)]
+
+    # TRL's way: rows of both trees, shuffled, in two micro-batches, old log-probabilities its own
+    trainer = trainer_on(trees, model, tokenizer, config, tmp_path, num_iterations=2)
+    trainer.current_gradient_accumulation_steps = 2
+    trainer.model.train()
+    batch = next(iter(trainer.get_train_dataloader()))
+    theirs = 0.0
+    for _ in range(2):
+        inputs = trainer._prepare_inputs(batch)
+        if trainer._step == 0:
+            moved(model)
+        loss = trainer._compute_loss(trainer.model, inputs)
+        loss.backward()
+        theirs += loss.item()
+        trainer._step += 1
+    gradient = flat({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert sum(trainer._metrics["train"]["clip_ratio/low_mean"]) > 0
+
+    # ours: packed trees
+    learner = small_learner(moved(small_model()))
+    recorded = record_gradients(learner)
+    credits = [credit_of(tree, config.algorithm) for tree in trees]
+    metrics = update_policy(learner, trees, credits, config.algorithm, config.rl)
+    assert metrics["clip/low_share"] > 0
+    assert theirs == pytest.approx(metrics["loss"], rel=1e-4, abs=1e-6)
+    expected = flat({name.removeprefix("model."): value for name, value in recorded[0].items()})
+    assert (gradient - expected).norm() < 1e-5 * expected.norm()
+
+    # and the bounds did matter
+    without = config.algorithm.model_copy(update={"clip": config.algorithm.clip.model_copy(update={"elc": 0})})
+    learner = small_learner(moved(small_model()))
+    recorded = record_gradients(learner)
+    update_policy(learner, trees, [credit_of(tree, without) for tree in trees], without, config.rl)
+    other = flat({name.removeprefix("model."): value for name, value in recorded[0].items()})
+    assert (other - expected).norm() > 1e-2 * expected.norm()
+
+
+def test_lost_rollouts_become_rows_without_loss() -> None:
+    tree = random_tree(1, small_model())
+    whole = list(tree_rows(tree, AlgorithmConfig(), NUM_ROLLOUTS, filler=0))
+    rows = list(tree_rows(cut(tree, 3), AlgorithmConfig(), NUM_ROLLOUTS, filler=7))
+    assert len(rows) == NUM_ROLLOUTS
+    assert [row["completion_ids"] for row in rows[:3]] == [row["completion_ids"] for row in whole[:3]]
+    for row in rows[3:]:
+        assert row["completion_ids"] == [7]
+        assert row["env_mask"] == [0]
+        assert row["elpo_reward"] is None
+        assert row["prompt_ids"] == tree.prompt_ids.tolist()
+
+
+def test_a_step_with_lost_rollouts_trains_on_the_rest(tokenizer: Any, tmp_path: Path) -> None:
+    model = small_model()
+    trees = [random_tree(seed, model) for seed in (1, 2)]
+    cut(trees[0], 2)
+    before = model.lm_head.weight.clone()
+    trainer = trainer_on(trees, model, tokenizer, config_of(), tmp_path, learning_rate=1e-2)
+    trainer.train()
+    assert not torch.equal(before, model.lm_head.weight)
+    assert torch.isfinite(model.lm_head.weight).all()
+    rewards = [outcome.reward for tree in trees for outcome in tree.outcomes.values()]
+    assert trainer.state.log_history[0]["reward"] == pytest.approx(np.mean(rewards))
+
+
+def test_rows_carry_their_own_tokens(tokenizer: Any, tmp_path: Path) -> None:
+    """After TRL has shuffled and split them, every sampled token still has its node's numbers."""
+    model = small_model()
+    trees = [random_tree(seed, model) for seed in (1, 2)]
+    config = config_of()
+    trainer = trainer_on(trees, model, tokenizer, config, tmp_path)
+    trainer.model.train()
+    batch = next(iter(trainer.get_train_dataloader()))
+    found = set()
+    for _ in range(2):
+        inputs = trainer._prepare_inputs(batch)
+        for i, mask in enumerate(inputs["completion_mask"].bool()):
+            on = mask & inputs["tool_mask"][i].bool()
+            found.add(
+                (
+                    tuple(inputs["completion_ids"][i][mask].tolist()),
+                    *(tuple(inputs[name][i][on].tolist()) for name in ("advantages", "clip_low", "clip_high")),
+                )
+            )
+        trainer._step += 1
+    expected = set()
+    for tree in trees:
+        credit = credit_of(tree, config.algorithm)
+        for leaf in tree.leaves:
+            path = tree.path(leaf)
+            sizes = [int(tree.nodes[node].step.sampled.sum()) for node in path]
+            expected.add(
+                (
+                    tuple(tree.context(leaf)[len(tree.prompt_ids) :].tolist()),
+                    *(
+                        tuple(np.repeat(values[path], sizes).astype(np.float32).tolist())
+                        for values in (credit.advantages, credit.clip_low, credit.clip_high)
+                    ),
+                )
+            )
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_generations": 10}, "num_generations is 10"),
+        ({"loss_type": "cispo"}, "loss_type is 'cispo'"),
+        ({"loss_type": "dapo"}, "needs 'grpo'"),
+        ({"importance_sampling_level": "sequence"}, "needs 'token'"),
+        ({"delta": 3.0}, "delta is 3.0"),
+        ({"temperature": 0.5}, "temperature is 0.5"),
+        ({"per_device_train_batch_size": 1, "steps_per_generation": 5}, None),
+    ],
+)
+def test_contradicting_arguments_are_refused(
+    arguments: dict[str, Any], message: str | None, tokenizer: Any, tmp_path: Path
+) -> None:
+    trees = [random_tree(1, small_model())]
+    if message is None:
+        trainer_on(trees, small_model(), tokenizer, config_of(), tmp_path, **arguments)
+        return
+    with pytest.raises(ValueError, match=message):
+        trainer_on(trees, small_model(), tokenizer, config_of(), tmp_path, **arguments)
+
+
+def test_vllm_only_without_sleep_and_with_token_correction() -> None:
+    from elpo.adapters.trl import check_arguments
+
+    config = config_of()
+    arguments = grpo_arguments(config, "unused")
+    good = {"use_vllm": True, "vllm_mode": "colocate", "vllm_importance_sampling_mode": "token_truncate"}
+    for bad in (
+        {"vllm_mode": "server"},
+        {"vllm_enable_sleep_mode": True},
+        {"vllm_importance_sampling_mode": "sequence_mask"},
+        {"vllm_tensor_parallel_size": 2},
+    ):
+        for name, value in (good | bad).items():
+            setattr(arguments, name, value)
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            check_arguments(arguments, config)
+        for name in bad:
+            setattr(arguments, name, good.get(name, getattr(grpo_arguments(config, "unused"), name)))
+    check_arguments(arguments, config)
+
+
+def test_a_tree_is_never_split_between_processes(tokenizer: Any, tmp_path: Path) -> None:
+    config = config_of()
+    arguments = grpo_arguments(config, str(tmp_path))
+    arguments.per_device_train_batch_size = 3
+    from elpo.adapters.trl import check_arguments
+
+    with pytest.raises(ValueError, match=r"is 6, which is no multiple of num_generations 5"):
+        check_arguments(arguments, config)
+    trees = [random_tree(1, small_model())]
+    trainer = trainer_on(trees, small_model(), tokenizer, config, tmp_path)
+    with pytest.raises(RuntimeError, match="split the 5 rows"):
+        grow_rows(["p1"] * 4 + ["p2"], trainer)
+
+
+def test_shared_tokens_once_is_refused() -> None:
+    from elpo.adapters.trl import check_arguments
+
+    config = config_of(algorithm={"num_rollouts": 5, "loss": {"shared_tokens": "once"}})
+    with pytest.raises(ValueError, match="shared_tokens is once"):
+        check_arguments(grpo_arguments(config, "unused"), config)
+
+
+def test_a_real_run(tmp_path: Path) -> None:
+    """Model, tools and search of an assembled run; TRL trains and evaluates."""
+    config = Config.model_validate(
+        {
+            "run": {"device": "cpu"},
+            "model": {"tiny": {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}},
+            "rollout": {"num_slots": 16, "max_tokens": 320, "max_turn_tokens": 6},
+            "algorithm": {"num_rollouts": 4},
+            "rl": {"num_steps": 2, "problems_per_step": 2, "problems_per_minibatch": 1, "num_problems": 4},
+            "evaluation": {"num_problems": 2},
+        }
+    )
+    assembly = assemble(config, torch.device("cpu"))
+    try:
+        arguments = grpo_arguments(config, str(tmp_path), eval_strategy="steps", eval_steps=4)
+        arguments.per_device_eval_batch_size = 4
+        trainer = ElpoTrainer(assembly, arguments)
+        trainer.train()
+    finally:
+        assembly.close()
+    log = trainer.state.log_history
+    assert [line["rollouts/total"] for line in log if "rollouts/total" in line] == [8.0, 8.0]
+    evaluated = [line for line in log if "eval_reward" in line]
+    assert evaluated
+    assert all(line["eval_localization/searches"] == 0 for line in evaluated)
+
+
+def test_prompts_and_problems_agree(tokenizer: Any, tmp_path: Path) -> None:
+    """What TRL is given as a prompt is only a problem's name; the prompt it trains on is the tree's."""
+    model = small_model()
+    tree = random_tree(1, model)
+    assert tree.nodes[tree.leaves[0]].parent != ROOT
+    trainer = trainer_on([tree], model, tokenizer, config_of(), tmp_path)
+    trainer.model.train()
+    rows = grow_rows([tree.problem.id] * NUM_ROLLOUTS, trainer)
+    assert rows["prompt_ids"] == [tree.prompt_ids.tolist()] * NUM_ROLLOUTS
+    assert replace(tree.problem).id == trainer.train_dataset[0]["prompt"]
