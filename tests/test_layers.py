@@ -48,6 +48,10 @@ TORCH = {
     "elpo.engines.scripted",  # by way of sampling
     "elpo.engines.slots",
     "elpo.engines.transformers",
+    "elpo.engines.vllm",
+    "elpo.engines.vllm_server",
+    "elpo.engines.vllm_turns",  # by way of sampling
+    "elpo.engines.weights",
     "elpo.packing",
     "elpo.training.checkpoint",
     "elpo.training.learner",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +15,18 @@ from transformers import PreTrainedTokenizerFast
 
 pytest.importorskip("trl", reason="needs the extra elpo[trl]")
 
-from elpo.adapters.trl import ElpoTrainer, grow_rows, grpo_arguments, tree_rows
+from trl import GRPOTrainer
+
+from elpo.adapters.trl import NEUTRAL, ElpoTrainer, check_arguments, grow_rows, grpo_arguments, tree_rows
 from elpo.config import AlgorithmConfig, Config
-from elpo.rollout.scheduler import RolloutCounts
+from elpo.interfaces import TurnRequest
+from elpo.rollout.episode import Limits
+from elpo.rollout.scheduler import RolloutCounts, Scheduler
 from elpo.training.assembly import assemble
 from elpo.training.policy_update import credit_of, update_policy
-from elpo.tree import ROOT, RolloutTree
+from elpo.tree import RolloutTree
 from elpo.types import Problem
+from tests.engines import fake_vllm
 from tests.training.small import VOCAB, random_tree, record_gradients, small_learner, small_model
 
 NUM_ROLLOUTS = 5  # of `random_tree`
@@ -131,7 +135,9 @@ def test_loss_and_gradient_are_ours(
     assert (gradient - expected).norm() < 1e-5 * expected.norm()
 
     # and the bounds did matter
-    without = config.algorithm.model_copy(update={"clip": config.algorithm.clip.model_copy(update={"elc": 0})})
+    without = config.algorithm.model_copy(
+        update={"clip": config.algorithm.clip.model_copy(update={"elc": 0})}
+    )
     learner = small_learner(moved(small_model()))
     recorded = record_gradients(learner)
     update_policy(learner, trees, [credit_of(tree, without) for tree in trees], without, config.rl)
@@ -181,7 +187,10 @@ def test_rows_carry_their_own_tokens(tokenizer: Any, tmp_path: Path) -> None:
             found.add(
                 (
                     tuple(inputs["completion_ids"][i][mask].tolist()),
-                    *(tuple(inputs[name][i][on].tolist()) for name in ("advantages", "clip_low", "clip_high")),
+                    *(
+                        tuple(inputs[name][i][on].tolist())
+                        for name in ("advantages", "clip_low", "clip_high")
+                    ),
                 )
             )
         trainer._step += 1
@@ -212,23 +221,17 @@ def test_rows_carry_their_own_tokens(tokenizer: Any, tmp_path: Path) -> None:
         ({"importance_sampling_level": "sequence"}, "needs 'token'"),
         ({"delta": 3.0}, "delta is 3.0"),
         ({"temperature": 0.5}, "temperature is 0.5"),
-        ({"per_device_train_batch_size": 1, "steps_per_generation": 5}, None),
     ],
 )
 def test_contradicting_arguments_are_refused(
-    arguments: dict[str, Any], message: str | None, tokenizer: Any, tmp_path: Path
+    arguments: dict[str, Any], message: str, tokenizer: Any, tmp_path: Path
 ) -> None:
     trees = [random_tree(1, small_model())]
-    if message is None:
-        trainer_on(trees, small_model(), tokenizer, config_of(), tmp_path, **arguments)
-        return
     with pytest.raises(ValueError, match=message):
         trainer_on(trees, small_model(), tokenizer, config_of(), tmp_path, **arguments)
 
 
 def test_vllm_only_without_sleep_and_with_token_correction() -> None:
-    from elpo.adapters.trl import check_arguments
-
     config = config_of()
     arguments = grpo_arguments(config, "unused")
     good = {"use_vllm": True, "vllm_mode": "colocate", "vllm_importance_sampling_mode": "token_truncate"}
@@ -251,8 +254,6 @@ def test_a_tree_is_never_split_between_processes(tokenizer: Any, tmp_path: Path)
     config = config_of()
     arguments = grpo_arguments(config, str(tmp_path))
     arguments.per_device_train_batch_size = 3
-    from elpo.adapters.trl import check_arguments
-
     with pytest.raises(ValueError, match=r"is 6, which is no multiple of num_generations 5"):
         check_arguments(arguments, config)
     trees = [random_tree(1, small_model())]
@@ -262,8 +263,6 @@ def test_a_tree_is_never_split_between_processes(tokenizer: Any, tmp_path: Path)
 
 
 def test_shared_tokens_once_is_refused() -> None:
-    from elpo.adapters.trl import check_arguments
-
     config = config_of(algorithm={"num_rollouts": 5, "loss": {"shared_tokens": "once"}})
     with pytest.raises(ValueError, match="shared_tokens is once"):
         check_arguments(grpo_arguments(config, "unused"), config)
@@ -296,13 +295,37 @@ def test_a_real_run(tmp_path: Path) -> None:
     assert all(line["eval_localization/searches"] == 0 for line in evaluated)
 
 
-def test_prompts_and_problems_agree(tokenizer: Any, tmp_path: Path) -> None:
-    """What TRL is given as a prompt is only a problem's name; the prompt it trains on is the tree's."""
-    model = small_model()
-    tree = random_tree(1, model)
-    assert tree.nodes[tree.leaves[0]].parent != ROOT
-    trainer = trainer_on([tree], model, tokenizer, config_of(), tmp_path)
-    trainer.model.train()
-    rows = grow_rows([tree.problem.id] * NUM_ROLLOUTS, trainer)
-    assert rows["prompt_ids"] == [tree.prompt_ids.tolist()] * NUM_ROLLOUTS
-    assert replace(tree.problem).id == trainer.train_dataset[0]["prompt"]
+def test_vllm_of_trl_samples_the_trees(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL loads vLLM and syncs it; our engine samples from that very one."""
+    fake_vllm.install(monkeypatch)
+    inner = fake_vllm.LLMEngine(small_model(), logprobs_mode="processed_logprobs")
+    built = GRPOTrainer.__init__
+
+    def with_llm(self: Any, *args: Any, **kwargs: Any) -> None:
+        kwargs["args"].use_vllm = False  # the real one cannot be loaded here
+        built(self, *args, **kwargs)
+        kwargs["args"].use_vllm = True
+        self.vllm_generation = SimpleNamespace(llm=SimpleNamespace(llm_engine=inner))
+
+    monkeypatch.setattr(GRPOTrainer, "__init__", with_llm)
+    config = config_of()
+    dialogue: Any = SimpleNamespace(end_id=tokenizer.eos_token_id)
+    scheduler = Scheduler(SimpleNamespace(), None, {}, dialogue, Limits(2, 100, 10))  # type: ignore[arg-type]
+    problems = [Problem("a", (), "")]
+    assembly: Any = SimpleNamespace(
+        config=config,
+        model=small_model(),
+        tokenizer=tokenizer,
+        task=SimpleNamespace(problems=lambda split, num: problems),
+        scheduler=scheduler,
+        dialogue=dialogue,
+    )
+    arguments = grpo_arguments(config, str(tmp_path))
+    arguments.use_vllm, arguments.vllm_mode = True, "colocate"
+    trainer = ElpoTrainer(assembly, arguments)
+    assert not trainer.scheduler.deterministic
+    trainer.scheduler.engine.submit(TurnRequest(0, 0, np.arange(5), 3, seed=1))
+    turns = [turn for _ in range(3) for turn in trainer.scheduler.engine.step()]
+    assert len(turns) == 1

@@ -1,9 +1,9 @@
-"""ELPO inside TRL's `GRPOTrainer`: its rollouts are trees, its advantages and clip bounds are each token's own.
+"""ELPO inside TRL's `GRPOTrainer`: rollouts are trees, each token has its own advantage and clip bounds.
 
 TRL keeps the optimizer, the schedule, LoRA, checkpoints, logging and several GPUs. Ours are the search, the
 credit and the bounds. Three seams are used: `rollout_func`, which TRL calls experimental, and two private
-methods that are wrapped around `super()`; no body is copied. Every row is a trajectory and padded, so that TRL
-forwards about twice the tokens of a packed tree (`benchmarks/trl.md`).
+methods that are wrapped around `super()`; no body is copied. Every row is a trajectory and padded, so that
+TRL forwards about twice the tokens of a packed tree (`benchmarks/trl.md`).
 
 Deviations from `elpo.training`: TRL does not clamp log-ratios; a lost rollout is a row without loss that
 still counts as a row; where every update is on-policy TRL takes the ratio for exactly 1.
@@ -12,6 +12,7 @@ still counts as a row; where every update is on-policy TRL takes the ratio for e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -71,6 +72,15 @@ class ElpoTrainer(GRPOTrainer):
         )
         if (self.is_fsdp_enabled or self.is_deepspeed_enabled) and not args.use_vllm:
             raise ValueError("the transformers engine cannot sample from a sharded model; set use_vllm")
+        self.scheduler = assembly.scheduler
+        if args.use_vllm:  # TRL has loaded it, and syncs its weights before each call of `grow_rows`
+            from elpo.engines.vllm import VllmEngine
+
+            rollout, end_ids = config.rollout, (assembly.dialogue.end_id,)
+            engine = VllmEngine(
+                self.vllm_generation.llm.llm_engine, end_ids, rollout.num_slots, rollout.temperature
+            )
+            self.scheduler = replace(assembly.scheduler, engine=engine, deterministic=False)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -183,7 +193,7 @@ def grow_rows(problem_ids: list[str], trainer: ElpoTrainer) -> dict[str, list[An
     algorithm = assembly.config.algorithm
     trainer.model.eval()
     try:
-        trees, counts = assembly.scheduler.grow(
+        trees, counts = trainer.scheduler.grow(
             [trainer.problems[group[0]] for group in groups],
             make_strategy(algorithm.strategy) if training else independent(),
             size,

@@ -46,7 +46,9 @@ class VllmEngine:
         if not cache.enable_prefix_caching:
             raise ValueError("vLLM's enable_prefix_caching is off; a search needs it")
         if model.enable_sleep_mode:
-            raise ValueError("vLLM's enable_sleep_mode is on; it drops the cache between the calls of a search")
+            raise ValueError(
+                "vLLM's enable_sleep_mode is on; it drops the cache between the calls of a search"
+            )
         self.num_slots = num_slots
         self.counts = EngineCounts()
         self._engine = engine
@@ -119,7 +121,7 @@ class VllmEngine:
             del self._waiting[name]
 
     def forget(self, group: int) -> None:
-        """vLLM drops old prefixes when it needs their room."""
+        """Nothing to do: vLLM drops old prefixes when it needs their room."""
 
     def load_weights(self, model: torch.nn.Module) -> None:
         """Take over the weights of `model`, a transformers model, with or without a LoRA adapter.

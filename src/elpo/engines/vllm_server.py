@@ -1,10 +1,10 @@
-"""Sampling with a vLLM server, over HTTP: token ids in, token ids out.
+r"""Sampling with a vLLM server, over HTTP: token ids in, token ids out.
 
-    VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs --generation-config vllm \\
+    VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs --generation-config vllm \
         --enable-prefix-caching --weight-transfer-config '{"backend": "nccl"}'
 
-A turn is a request of its own and ends on its own; the server batches what is in flight. Weights go over NCCL
-by vLLM's own transfer engine, after each update. The server must not sleep.
+A turn is a request of its own and ends on its own; the server batches what is in flight. Weights go over
+NCCL by vLLM's own transfer engine, after each update. The server must not sleep.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ class VllmServerEngine:
         body = {
             "token_ids": request.token_ids.tolist(),
             # one more than used: the server counts the sampled token among them
-            "sampling_params": sampling_arguments(
-                request, self._end_ids, self._temperature, self._top_k + 1
-            ),
+            "sampling_params": sampling_arguments(request, self._end_ids, self._temperature, self._top_k + 1),
         }
         self._waiting[self._threads.submit(self._post, "/inference/v1/generate", body)] = request
 
@@ -126,7 +124,7 @@ class VllmServerEngine:
         from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-        class Weights(WeightSource):  # type: ignore[misc]
+        class Weights(WeightSource):
             def metadata(self) -> list[Any]:
                 return [ParamMeta(name, value.dtype, tuple(value.shape)) for name, value in self]
 

@@ -18,6 +18,7 @@ from elpo.rollout.episode import Limits
 from elpo.rollout.scheduler import Scheduler
 from elpo.tasks.loading import load_task
 from elpo.training.model_folder import check_model_folder
+from elpo.training.vllm_sampling import with_vllm
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +89,8 @@ def assemble(config: Config, device: torch.device, model_folder: Path | None = N
         model = load_model(config.model, path, tokenizer, config.run.seed)
         model.to(device)
         scheduler = make_scheduler(config.rollout, model, task, tools, dialogue)
+        if config.rollout.engine == "vllm":
+            scheduler = with_vllm(scheduler, config, path)
     except BaseException:
         for tool in tools.values():
             tool.close()

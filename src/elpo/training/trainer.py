@@ -28,6 +28,7 @@ from elpo.training.progress import Progress, SilentProgress
 from elpo.training.rollout_metrics import engine_metrics, rollout_metrics
 from elpo.training.run_folder import Phase, RunFolder
 from elpo.training.sft import batch_indices, conversation_tokens, sft_update
+from elpo.training.vllm_sampling import sync_weights
 from elpo.tree import RolloutTree
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ class _Run:
         learner = self._learner(rl.optimizer, num_updates, self.config.rollout.temperature)
         if state:
             self.checkpoints.restore(state, learner)
+        sync_weights(self.assembly.scheduler, self.assembly.model)
         problems = self.assembly.task.problems("train", rl.num_problems)
         strategy = make_strategy(self.config.algorithm.strategy)
         if state is None:
@@ -174,6 +176,7 @@ class _Run:
             metrics = rollout_metrics(trees, counts)
             metrics |= engine_metrics(engine_before, self.assembly.scheduler.engine)
             metrics |= update_policy(learner, trees, credits, self.config.algorithm, rl)
+            sync_weights(self.assembly.scheduler, self.assembly.model)
             done = time.perf_counter()
             metrics |= {
                 "time/rollout": grown - started,
