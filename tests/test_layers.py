@@ -42,6 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # Files that work on tensors, and so may import torch where they begin.
 TORCH = {
     "elpo.adapters.trl",
+    *(f"elpo.adapters.verl.{name}" for name in ("agent_loop", "loss", "trainer")),
     "elpo.algorithms.surrogate",
     "elpo.batch",
     "elpo.engines.sampling",

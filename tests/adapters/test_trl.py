@@ -17,7 +17,7 @@ pytest.importorskip("trl", reason="needs the extra elpo[trl]")
 
 from trl import GRPOTrainer
 
-from elpo.adapters.trl import NEUTRAL, ElpoTrainer, check_arguments, grow_rows, grpo_arguments, tree_rows
+from elpo.adapters.trl import ElpoTrainer, check_arguments, grow_rows, grpo_arguments, tree_rows
 from elpo.config import AlgorithmConfig, Config
 from elpo.interfaces import TurnRequest
 from elpo.rollout.episode import Limits

@@ -3,7 +3,7 @@
 TRL keeps the optimizer, the schedule, LoRA, checkpoints, logging and several GPUs. Ours are the search, the
 credit and the bounds. Three seams are used: `rollout_func`, which TRL calls experimental, and two private
 methods that are wrapped around `super()`; no body is copied. Every row is a trajectory and padded, so that
-TRL forwards about twice the tokens of a packed tree (`benchmarks/trl.md`).
+TRL forwards about twice the tokens of a packed tree (`benchmarks/against_trl.md`).
 
 Deviations from `elpo.training`: TRL does not clamp log-ratios; a lost rollout is a row without loss that
 still counts as a row; where every update is on-policy TRL takes the ratio for exactly 1.

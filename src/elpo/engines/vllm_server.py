@@ -14,25 +14,24 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
 import torch
 
+from elpo.engines.awaited import AwaitedEngine
 from elpo.engines.vllm_turns import make_turn, require_vllm, sampling_arguments
 from elpo.engines.weights import checkpoint_weights
-from elpo.interfaces import EngineCounts, InfrastructureFault, Turn, TurnRequest
+from elpo.interfaces import InfrastructureFault, Turn, TurnRequest
 
 NUM_ATTEMPTS = 3
-PATIENCE = 0.02  # seconds that a step waits for a turn to end before the tools get a look
 
 
-class VllmServerEngine:
+class VllmServerEngine(AwaitedEngine):
     """An `elpo.interfaces.Engine` that asks `url`; `load_weights` after each update.
 
     Entropies are lower bounds from the `top_k` most likely tokens, see `elpo.engines.topk.grouped_entropy`.
-    A decode step cannot be seen from here: `counts.decode_steps` stays 0, and so does the occupancy.
     """
 
     def __init__(
@@ -54,8 +53,7 @@ class VllmServerEngine:
         require_vllm(top_k)
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
             raise ValueError(f"vllm.url is {url!r}; give one such as http://host:8000")
-        self.num_slots = num_slots
-        self.counts = EngineCounts()
+        super().__init__(num_slots)
         self._url = url.rstrip("/")
         self._end_ids = end_ids
         self._temperature = temperature
@@ -63,39 +61,12 @@ class VllmServerEngine:
         self._timeout = timeout
         self._pause = pause
         self._threads = ThreadPoolExecutor(num_slots, thread_name_prefix="elpo-vllm")
-        self._waiting: dict[Future[Any], TurnRequest] = {}
         self._transfer: Any = None
         self._check_server()
 
-    def submit(self, request: TurnRequest) -> None:
-        """Send one turn."""
-        body = {
-            "token_ids": request.token_ids.tolist(),
-            # one more than used: the server counts the sampled token among them
-            "sampling_params": sampling_arguments(request, self._end_ids, self._temperature, self._top_k + 1),
-        }
-        self._waiting[self._threads.submit(self._post, "/inference/v1/generate", body)] = request
-
-    def step(self) -> list[Turn]:
-        """The turns that have ended, after a short wait for the first.
-
-        Raises:
-            InfrastructureFault: the server failed, `NUM_ATTEMPTS` times in a row.
-        """
-        if not self._waiting:
-            return []
-        done, _ = wait(self._waiting, PATIENCE, FIRST_COMPLETED)
-        turns = [self._turn(self._waiting.pop(future), future.result()) for future in done]
-        return sorted(turns, key=lambda turn: turn.rollout)
-
-    def release(self, rollout: int) -> None:
-        """The rollout is over; an answer that is still on its way is not waited for."""
-        for future in [f for f, request in self._waiting.items() if request.rollout == rollout]:
-            future.cancel()
-            del self._waiting[future]
-
-    def forget(self, group: int) -> None:
-        """The server drops old prefixes when it needs their room."""
+    def ask(self, request: TurnRequest) -> Future[Turn]:
+        """Send one turn. It fails with `InfrastructureFault` when the server does, `NUM_ATTEMPTS` times."""
+        return self._threads.submit(self._sample, request)
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -152,15 +123,15 @@ class VllmServerEngine:
         if not Version("0.29") <= Version(Version(found).base_version) < Version("0.32"):
             raise ValueError(f"vllm.url: the server runs vLLM {found}; this works with 0.29 to below 0.32")
 
-    def _turn(self, request: TurnRequest, answer: Any) -> Turn:
-        (choice,) = answer["choices"]
+    def _sample(self, request: TurnRequest) -> Turn:
+        # one more alternative than is used: the server counts the sampled token among them
+        arguments = sampling_arguments(request, self._end_ids, self._temperature, self._top_k + 1)
+        body = {"token_ids": request.token_ids.tolist(), "sampling_params": arguments}
+        (choice,) = self._post("/inference/v1/generate", body)["choices"]
         content = choice["logprobs"]["content"]
-        ids = choice["token_ids"]
-        self.counts.decoded_tokens += len(ids)
-        self.counts.fed_tokens += len(request.token_ids)  # how much of it was cached is not reported
         return make_turn(
             request,
-            ids,
+            choice["token_ids"],
             [entry["logprob"] for entry in content],
             [[other["logprob"] for other in entry["top_logprobs"]] for entry in content],
             self._top_k,
