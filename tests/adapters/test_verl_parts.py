@@ -91,14 +91,17 @@ class Client:
         self.parameters: list[dict[str, Any]] = []
         self.broken = False
 
-    @torch.no_grad()
     async def generate(
         self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any]
     ) -> Any:
         self.request_ids.add(request_id)
         self.parameters.append(sampling_params)
-        await asyncio.sleep(0)
         extra: dict[str, Any] = {"global_steps": 3 + len(self.parameters)}
+        await asyncio.sleep(0)
+        with torch.no_grad():
+            return self.answer(prompt_ids, sampling_params, extra)
+
+    def answer(self, prompt_ids: list[int], sampling_params: dict[str, Any], extra: dict[str, Any]) -> Any:
         if self.broken:
             return SimpleNamespace(token_ids=[], log_probs=None, stop_reason="aborted", extra_fields=extra)
         if k := sampling_params.get("prompt_logprobs"):
