@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,9 @@ import torch
 
 pytest.importorskip("verl", reason="needs the extra elpo[verl] in an environment of its own")
 
+import verl
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from tensordict import TensorDict
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.trainer.ppo.core_algos import get_policy_loss_fn
@@ -25,6 +29,7 @@ from verl.workers.config import FSDPActorConfig, PolicyLossConfig
 from elpo.adapters.verl import agent_loop
 from elpo.adapters.verl.agent_loop import ElpoAgentLoop, leaf_outputs
 from elpo.adapters.verl.loss import elpo_loss
+from elpo.adapters.verl.settings import check_agreement, read_recipe, verl_arguments
 from elpo.adapters.verl.trainer import ElpoTrainer, token_columns
 from elpo.config import Config
 from elpo.interfaces import InfrastructureFault
@@ -39,6 +44,7 @@ from elpo.types import ToolResult, ToolStatus
 from tests.coins import Coins, CoinsOptions
 from tests.training.small import random_tree, record_gradients, small_learner, small_model
 
+ROOT = Path(__file__).parents[2]
 NUM_ROLLOUTS = 5  # of `random_tree`
 
 
@@ -174,6 +180,30 @@ def test_lost_rollouts_become_rows_without_loss() -> None:
     tree.outcomes, tree.nodes = {}, []
     with pytest.raises(InfrastructureFault, match="every rollout of problem p1 was lost"):
         outputs_of(tree, config_of())
+
+
+def test_examples_say_the_same_as_their_recipes(tmp_path: Path) -> None:
+    """Their arguments are keys of verl's, and our checks pass."""
+    where = str(Path(verl.__file__).parent / "trainer" / "config")
+    for name in ("paper-7b", "paper-4b", "one-gpu"):
+        recipe = ROOT / "examples" / "verl" / f"{name}.yaml"
+        script = recipe.with_suffix(".sh").read_text()
+        extra = re.findall(
+            r"(?<=[ \n])(?:actor_rollout_ref|trainer)[\w.]*=[\w.-]+", script.partition("exec ")[2]
+        )
+        assert len(extra) > 10
+        arguments = verl_arguments(load_config(recipe), recipe, tmp_path)
+        with initialize_config_dir(where, version_base=None):
+            config = compose("ppo_trainer", [*arguments, *extra])
+        ours = read_recipe(config)
+        check_agreement(config, ours)
+        assert config.data.train_batch_size == ours.rl.problems_per_step
+        assert config.actor_rollout_ref.rollout.response_length == ours.rollout.max_tokens
+        (entry,) = OmegaConf.load(config.actor_rollout_ref.rollout.agent.agent_loop_config_path)
+        assert entry._target_ == f"{ElpoAgentLoop.__module__}.{ElpoAgentLoop.__name__}"
+        config.actor_rollout_ref.rollout.n = 8
+        with pytest.raises(ValueError, match=r"rollout\.n is 8; the recipe needs 16"):
+            ElpoTrainer(config)
 
 
 # the agent loop

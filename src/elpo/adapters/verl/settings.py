@@ -1,7 +1,12 @@
-"""One recipe of ours beside verl's configuration, and whether the two agree. Needs no verl."""
+"""One recipe of ours beside verl's configuration: what it means there, and whether the two agree.
+
+`python -m elpo.adapters.verl.settings RECIPE DATA` prints the recipe as arguments of `verl.trainer.main_ppo`;
+the data files are those of `elpo.adapters.verl.rows`. Needs no verl.
+"""
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,50 @@ from elpo.recipes import load_config
 ENTROPIES = ("surprisal", "prompt_logprobs")
 TRAINER = "elpo_sync"
 LOSS = "elpo"
+
+
+def verl_arguments(config: Config, recipe: Path, data: Path) -> list[str]:
+    """The recipe as `key=value` arguments of verl's; where and with what it runs is to be added.
+
+    Of the tokens a trajectory may have, an eighth may be prompt.
+    """
+    rollout, actor = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
+    algorithm, rl = config.algorithm, config.rl
+    settings = {
+        "+elpo.recipe": recipe.resolve(),
+        "trainer.v1.trainer_mode": TRAINER,
+        "trainer.total_training_steps": rl.num_steps,
+        f"{rollout}.agent.agent_loop_config_path": Path(__file__).with_name("agent.yaml"),
+        f"{rollout}.agent.default_agent_loop": "elpo",
+        f"{rollout}.n": algorithm.num_rollouts,
+        f"{rollout}.temperature": config.rollout.temperature,
+        f"{rollout}.prompt_length": config.rollout.max_tokens // 8,
+        f"{rollout}.response_length": config.rollout.max_tokens,
+        f"{rollout}.val_kwargs.temperature": config.rollout.temperature,
+        f"{rollout}.val_kwargs.do_sample": True,
+        f"{rollout}.val_kwargs.n": 1,
+        f"{actor}.policy_loss.loss_mode": LOSS,
+        f"{actor}.loss_agg_mode": algorithm.loss.aggregation,
+        f"{actor}.clip_ratio_low": algorithm.clip.low,
+        f"{actor}.clip_ratio_high": algorithm.clip.high,
+        f"{actor}.ppo_mini_batch_size": rl.problems_per_minibatch,
+        f"{actor}.ppo_epochs": rl.num_epochs,
+        f"{actor}.use_kl_loss": False,
+        f"{actor}.grad_clip": rl.optimizer.max_grad_norm,
+        f"{actor}.optim.lr": rl.optimizer.learning_rate,
+        f"{actor}.optim.weight_decay": rl.optimizer.weight_decay,
+        f"{actor}.optim.lr_warmup_steps": rl.optimizer.warmup_steps,
+        "data.train_files": data.resolve() / "train.parquet",
+        "data.val_files": data.resolve() / "validation.parquet",
+        "data.train_batch_size": rl.problems_per_step,
+        "data.max_prompt_length": config.rollout.max_tokens // 8,
+        "data.max_response_length": config.rollout.max_tokens,
+        "data.return_raw_chat": True,
+        "algorithm.adv_estimator": "grpo",  # made, and then replaced by ours
+    }
+    if config.model.path is not None:
+        settings["actor_rollout_ref.model.path"] = config.model.path
+    return [f"{key}={value}" for key, value in settings.items()]
 
 
 def read_recipe(config: Any) -> Config:
@@ -71,3 +120,9 @@ def check_agreement(config: Any, ours: Config) -> None:
         if value != right:
             raise ValueError(f"{key} is {value!r}; the recipe needs {right!r}")
     entropy_source(config)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        raise SystemExit(__doc__)
+    print(*verl_arguments(load_config(sys.argv[1]), Path(sys.argv[1]), Path(sys.argv[2])), sep="\n")
