@@ -1,8 +1,8 @@
 """What verl 0.9 lacks on a machine without a GPU, for its real trainer to run there: tests only.
 
 Importing this, as `VERL_USE_EXTERNAL_MODULES` has every process of verl do, gives it a CPU platform, its
-FSDP engine on gloo, and a rollout server `on_cpu` that samples with transformers and is sent the weights after
-each step.
+FSDP engine on gloo, and a rollout server `on_cpu` that samples with transformers and is sent the weights
+after each step.
 """
 
 from __future__ import annotations
