@@ -55,7 +55,7 @@ class _SlotLayer(CacheLayerMixin):
         return -1
 
     def get_max_cache_shape(self) -> int:
-        """Its name in transformers below 5.18, which vLLM and verl need."""
+        """Its name in the older transformers that vLLM and verl need."""
         return -1
 
 
