@@ -39,7 +39,8 @@ class Assembly:
     scheduler: Scheduler
 
     def close(self) -> None:
-        """Stop the tools, and what the task has started to grade with."""
+        """Stop the tools, what the task has started to grade with, and the engine's connections."""
+        getattr(self.scheduler.engine, "close", lambda: None)()
         getattr(self.task, "close", lambda: None)()
         for tool in self.tools.values():
             tool.close()

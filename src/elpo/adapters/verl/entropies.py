@@ -37,7 +37,9 @@ class FailureEntropies:
         outcome = self._task.grade(problem, steps, stop)
         if not outcome.correct:
             ids = np.concatenate([self._prompt_ids, *(step.token_ids for step in steps)])
-            values = np.array([0.0, *map(grouped_entropy, self._score(ids, TOP_K))], np.float32)
+            # without the last token, for which a full context leaves the server no room: it keeps its own
+            found = map(grouped_entropy, self._score(ids[:-1], TOP_K))
+            values = np.array([0.0, *found, steps[-1].entropies[-1]], np.float32)
             at = len(self._prompt_ids)
             for step in steps:
                 step.entropies[:] = np.where(step.sampled, values[at : at + len(step.token_ids)], 0.0)
