@@ -83,7 +83,7 @@ def test_worker_takes_our_gradient(one_process: None, tmp_path: Path) -> None:
         checkpoint_config=actor.checkpoint,
     )
     worker_config.engine_config.use_dynamic_bsz = False
-    worker_config.engine_config.micro_batch_size_per_gpu = 4
+    worker_config.engine_config.micro_batch_size_per_gpu = 5
     worker = TrainingWorker(config=worker_config)
     worker.reset()
     worker.set_loss_fn(partial(elpo_loss, config=actor, dual_clip=None))
