@@ -303,3 +303,12 @@ def test_training_samples_from_vllm_and_sends_it_every_update(monkeypatch, tmp_p
     differences = [line["logprob/sampler_difference"] for line in lines if line.get("updates")]
     assert len(differences) == 2
     assert max(differences) < 1e-4  # stale weights would show here
+
+
+def test_training_without_vllm_or_a_model_says_so(monkeypatch, tmp_path):
+    config = coins_config(tmp_path / "run", "rollout.engine=vllm")
+    with pytest.raises(ValueError, match=r"rollout\.engine is vllm, but vllm is not installed; pip install"):
+        train(config)
+    fake_vllm.install(monkeypatch)
+    with pytest.raises(ValueError, match=r"needs model\.path"):
+        train(config)

@@ -18,7 +18,7 @@ from elpo.rollout.episode import Limits
 from elpo.rollout.scheduler import Scheduler
 from elpo.tasks.loading import load_task
 from elpo.training.model_folder import check_model_folder
-from elpo.training.vllm_sampling import with_vllm
+from elpo.training.vllm_sampling import check_vllm, with_vllm
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +83,7 @@ def assemble(config: Config, device: torch.device, model_folder: Path | None = N
         raise ValueError(f"task {task.name!r} has no demonstrations to learn from; set sft.num_steps=0")
     wanted = str(model_folder) if model_folder else config.model.path
     path = None if wanted is None else find_model(wanted)
+    check_vllm(config, path)
     tools = make_tools(task, config)
     try:
         tokenizer = load_tokenizer(path, task)

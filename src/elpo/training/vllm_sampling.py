@@ -12,14 +12,31 @@ if TYPE_CHECKING:
     import torch
 
 
+def check_vllm(config: Config, path: str | None) -> None:
+    """Whether the configured engine, if it is vLLM, can be had; before anything is loaded.
+
+    Raises:
+        ValueError: vLLM is missing or outside the range, or there is no model folder for it to load.
+    """
+    if config.rollout.engine != "vllm":
+        return
+    from elpo.engines.vllm_turns import require_vllm
+
+    try:
+        require_vllm(config.vllm.top_k)
+    except ImportError as error:
+        raise ValueError(f"rollout.engine is vllm, but {error}") from error
+    if path is None and config.vllm.url is None:
+        raise ValueError("rollout.engine is vllm, which needs model.path; the tiny model has no folder")
+
+
 def with_vllm(scheduler: Scheduler, config: Config, path: str | None) -> Scheduler:
     """The scheduler on the configured vLLM engine; `path` is the model's folder or name.
 
     It never waits for tools between decode steps: what vLLM samples does not repeat bit for bit anyway.
 
     Raises:
-        ImportError: vLLM is missing or outside the range.
-        ValueError: there is no model folder for vLLM to load, or no server at `vllm.url`.
+        ValueError: there is no server at `vllm.url`.
     """
     rollout, vllm = config.rollout, config.vllm
     end_ids = (scheduler.dialogue.end_id,)
@@ -28,10 +45,9 @@ def with_vllm(scheduler: Scheduler, config: Config, path: str | None) -> Schedul
 
         server = VllmServerEngine(vllm.url, end_ids, rollout.num_slots, rollout.temperature, vllm.top_k)
         return replace(scheduler, engine=server, deterministic=False)
-    if path is None:
-        raise ValueError("rollout.engine is vllm, which needs model.path; the tiny model has no folder")
     from elpo.engines.vllm import VllmEngine
 
+    assert path is not None, "check_vllm first"
     engine = VllmEngine.start(
         path,
         end_ids,
