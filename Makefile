@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A second `make train` continues a run that was interrupted; ARGS=--overwrite starts it again.
 ARGS ?= --resume
 
-.PHONY: train test lint compare clean help
+.PHONY: train test lint compare bench clean help
 
 train: $(VENV)/installed
 	$(BIN)/elpo train recipes/tiny.yaml $(ARGS)
@@ -19,13 +19,21 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 compare: $(VENV)/installed
-	$(BIN)/python benchmarks/compare.py
+	$(BIN)/elpo compare studies/sparse.yaml
+	$(BIN)/elpo compare studies/dense.yaml
+
+# Figures of speed as ratios, and counts of work; about fifteen minutes.
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/counts.py
+	$(BIN)/python benchmarks/rollouts.py
+	$(BIN)/python benchmarks/packing.py
+	$(BIN)/python benchmarks/engine.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 
 help:
-	@echo "make train | test | lint | compare | clean    (PYTHON=$(PYTHON))"
+	@echo "make train | test | lint | compare | bench | clean    (PYTHON=$(PYTHON))"
 
 # torch goes first and alone: its wheel decides which others fit.
 $(VENV)/installed: pyproject.toml constraints.txt

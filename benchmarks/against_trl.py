@@ -28,21 +28,22 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRL_EXPERIME
 
 import torch
 from accelerate import Accelerator
-from compare import provenance
 from packing import MODELS, NUM_ROLLOUTS, Entries
 
 from elpo.adapters.trl import ElpoTrainer, grpo_arguments
+from elpo.algorithms.credit_rules import assign_credits
 from elpo.algorithms.strategies import bel
 from elpo.config import Config, OptimizerConfig
 from elpo.engines.scripted import ScriptedEngine
 from elpo.models.tiny import initial_model, train_tokenizer
+from elpo.provenance import provenance
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Limits
 from elpo.rollout.scheduler import RolloutCounts, Scheduler
 from elpo.tasks.ledger import LedgerTask
 from elpo.tools.python import PythonTool
 from elpo.training.learner import Learner
-from elpo.training.policy_update import credit_of, update_policy
+from elpo.training.policy_update import update_policy
 from elpo.tree import RolloutTree
 
 
@@ -152,7 +153,7 @@ class Ours:
         self.metrics: dict[str, float] = {}
 
     def step(self) -> None:
-        credits = [credit_of(tree, self.config.algorithm) for tree in self.trees]
+        credits = assign_credits(self.trees, self.config.algorithm)
         self.metrics = update_policy(self.learner, self.trees, credits, self.config.algorithm, self.config.rl)
         self.gradient = flat(self.model)
 

@@ -22,10 +22,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from compare import provenance
-
 from elpo.graders.code import CodeGrader, CodeTests
 from elpo.graders.code_tests import CallTest, CheckTest
+from elpo.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

@@ -21,14 +21,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from compare import provenance
-
 from elpo.graders.boxed import last_boxed
 from elpo.graders.comparison import Question, compare
 from elpo.graders.grade import Verdict
 from elpo.graders.math import MathGrader
 from elpo.graders.notation import tidy
 from elpo.graders.workers import Workers
+from elpo.provenance import provenance
 
 Case = tuple[str, str, bool]  # text, gold answer, whether it is right
 HOSTILE = [

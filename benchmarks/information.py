@@ -24,12 +24,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from compare import provenance
 
 from elpo.algorithms.budget import BudgetLedger
 from elpo.algorithms.credit import assign_credit
 from elpo.algorithms.frontier import frontier
 from elpo.algorithms.strategies import RolloutRequest, Strategy, bel, grow, independent, random_prefix
+from elpo.provenance import provenance
 from elpo.tree import RolloutTree
 from elpo.types import Outcome, Problem, Step, ToolResult, ToolStatus
 

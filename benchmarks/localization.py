@@ -6,7 +6,7 @@ For every run the policy of its last checkpoint draws trajectories on test probl
 failed one is searched with more and more suffixes per anchor, always the same trajectory. The ledger task's
 oracle is exact, so a miss is the search's: an anchor is called irrecoverable though it is not when no suffix
 happens to succeed ("early"), and nothing can make it too late but a wrong monotonicity ("late").
-Writes localization.json and localization.md to --out.
+Writes NAME.json and NAME.md to --out.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare import provenance
 
 from elpo.algorithms.budget import BudgetLedger
+from elpo.algorithms.posterior import localize_posterior, posterior
 from elpo.algorithms.strategies import RolloutRequest, Search, Strategy, bel, localize
+from elpo.provenance import provenance
 from elpo.recipes import load_config
 from elpo.tasks.ledger import first_irrecoverable_step
 from elpo.training.assembly import assemble
@@ -30,20 +33,22 @@ from elpo.training.checkpoint import Checkpoints
 from elpo.training.run_folder import RunFolder
 from elpo.tree import ROOT, RolloutTree
 
-SUFFIXES = ((1, 1), (1, 3), (3, 3), (6, 6))
+SUFFIXES = ((1, 3), (3, 3), (6, 6))
 """(X_min, X_max); (1, 3) with the entropy rule is the paper's."""
 CANDIDATES = 4
 BUDGET = 200  # never binds: 4 candidates and 6 suffixes at each of at most 4 anchors
+POSTERIOR = (5, 8, 15)
+"""Suffixes of a posterior search: about what each of `SUFFIXES` spends."""
 
 
-def search_first_failure(minimum: int, maximum: int) -> Strategy:
+def search_first_failure(make: Callable[[int], Strategy]) -> Strategy:
     """Draw some trajectories and search the first that failed; nothing if all succeeded."""
 
     def strategy(tree: RolloutTree, ledger: BudgetLedger, rng: np.random.Generator) -> Search:
         leaves = yield RolloutRequest(ROOT, CANDIDATES)
         failed = [leaf for leaf in leaves if not tree.outcomes[leaf].correct and len(tree.path(leaf)) > 1]
         if failed:
-            yield from localize(failed[0], min_suffixes=minimum, max_suffixes=maximum)(tree, ledger, rng)
+            yield from make(failed[0])(tree, ledger, rng)
 
     return strategy
 
@@ -74,7 +79,7 @@ def wilson(hits: int, num: int) -> tuple[float, float]:
     return center - half, center + half
 
 
-def measure(run: Path, num_problems: int, seed: int) -> list[dict[str, Any]]:
+def measure(run: Path, num_problems: int, seed: int) -> Iterator[dict[str, Any]]:
     """A row for every number of suffixes, and one for BEL as training runs it."""
     import torch
 
@@ -82,15 +87,28 @@ def measure(run: Path, num_problems: int, seed: int) -> list[dict[str, Any]]:
     checkpoint = Checkpoints(RunFolder(run).checkpoints).path("last")
     assert checkpoint is not None, f"{run} has no checkpoint"
     assembly = assemble(config, torch.device("cpu"), checkpoint / "model")
-    rows = []
     try:
         assembly.model.eval()
         problems = assembly.task.problems("test", num_problems)
         plans = [
-            (f"{low}" if low == high else f"{low}-{high}", search_first_failure(low, high), BUDGET)
+            (
+                f"{low}" if low == high else f"{low}-{high}",
+                search_first_failure(partial(localize, min_suffixes=low, max_suffixes=high)),
+                BUDGET,
+            )
             for low, high in SUFFIXES
         ]
-        plans.append(("BEL, 16 rollouts", bel(), 16))
+        for informed in (False, True):
+            name = "posterior" if informed else "posterior, entropies unused"
+            plans += [
+                (
+                    f"{name}, {num} in all",
+                    search_first_failure(partial(localize_posterior, confidence=0.95, informed=informed)),
+                    CANDIDATES + num,
+                )
+                for num in POSTERIOR
+            ]
+        plans += [("BEL, 16 rollouts", bel(), 16), ("posterior BEL, 16 rollouts", posterior(), 16)]
         for name, strategy, budget in plans:
             started = time.perf_counter()
             trees, _ = assembly.scheduler.grow(problems, strategy, budget, seed)
@@ -99,25 +117,23 @@ def measure(run: Path, num_problems: int, seed: int) -> list[dict[str, Any]]:
             firsts = [tree.outcomes[leaf].correct for tree in trees for leaf in tree.leaves[:3]]
             hits = sum(error == 0 for error in errors)
             num = len(errors)
-            rows.append(
-                {
-                    "run": str(run),
-                    "suffixes": name,
-                    "success": float(np.mean(firsts)),
-                    "searches": num,
-                    "exact": share(hits, num),
-                    "interval": wilson(hits, num),
-                    "within_one": share(sum(abs(error) <= 1 for error in errors), num),
-                    "early": share(sum(error < 0 for error in errors), num),
-                    "late": share(sum(error > 0 for error in errors), num),
-                    "suffixes_drawn": float(np.mean(drawn)) if drawn else float("nan"),
-                    "seconds": time.perf_counter() - started,
-                }
-            )
-            print(rows[-1], flush=True)
+            row = {
+                "run": str(run),
+                "suffixes": name,
+                "success": float(np.mean(firsts)),
+                "searches": num,
+                "exact": share(hits, num),
+                "interval": wilson(hits, num),
+                "within_one": share(sum(abs(error) <= 1 for error in errors), num),
+                "early": share(sum(error < 0 for error in errors), num),
+                "late": share(sum(error > 0 for error in errors), num),
+                "suffixes_drawn": float(np.mean(drawn)) if drawn else float("nan"),
+                "seconds": time.perf_counter() - started,
+            }
+            print(row, flush=True)
+            yield row
     finally:
         assembly.close()
-    return rows
 
 
 def share(count: int, of: int) -> float:
@@ -132,11 +148,21 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--problems", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="localization", help="of the files written")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
-    rows = [row for run in args.runs for row in measure(run, args.problems, args.seed)]
+    rows: list[dict[str, Any]] = []
+    for run in args.runs:
+        for row in measure(run, args.problems, args.seed):
+            rows.append(row)
+            text = report(rows, args.out / args.name)  # after every row: nothing computed is lost
+    print(text)
+
+
+def report(rows: list[dict[str, Any]], path: Path) -> str:
+    """Write the rows as JSON and as a table beside it; the table."""
     about = provenance()
-    (args.out / "localization.json").write_text(json.dumps({**about, "rows": rows}, indent=1))
+    path.with_suffix(".json").write_text(json.dumps({**about, "rows": rows}, indent=1))
     lines = [
         "| policy | success | suffixes per anchor | searches | exact (95 % interval) | within one | early "
         "| late | suffixes per search |",
@@ -152,10 +178,8 @@ def main() -> None:
         )
     head = "\n".join(f"- {key}: {value}" for key, value in about.items())
     text = "\n".join(lines)
-    (args.out / "localization.md").write_text(
-        f"# Localization against the exact oracle\n\n{head}\n\n{text}\n"
-    )
-    print(text)
+    path.with_suffix(".md").write_text(f"# Localization against the exact oracle\n\n{head}\n\n{text}\n")
+    return text
 
 
 if __name__ == "__main__":

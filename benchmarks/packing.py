@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from compare import provenance
 
 from elpo.algorithms.credit import assign_credit
 from elpo.algorithms.strategies import bel
 from elpo.config import AlgorithmConfig, OptimizerConfig, RLConfig, TinyModelConfig
 from elpo.engines.scripted import ScriptedEngine
 from elpo.models.tiny import initial_model, train_tokenizer
+from elpo.provenance import provenance
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Limits
 from elpo.rollout.scheduler import Scheduler

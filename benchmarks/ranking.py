@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare import provenance
 
 from elpo.algorithms.advantage import hierarchical_advantages
 from elpo.evaluation.ranking import Siblings, ranked, ranking_quality, reference_budget
+from elpo.provenance import provenance
 from elpo.recipes import load_config
 from elpo.training.assembly import assemble, make_strategy
 from elpo.training.checkpoint import Checkpoints

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare import provenance
 from localization import share, wilson
 
 from elpo.algorithms.strategies import independent
 from elpo.evaluation.recovery import Edit, edited, resample, self_correction, without_error_text
+from elpo.provenance import provenance
 from elpo.recipes import load_config
 from elpo.tasks.ledger_edits import erroneous_steps, irrecoverable_steps, right_turn
 from elpo.training.assembly import Assembly, assemble

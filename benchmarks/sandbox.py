@@ -23,11 +23,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from compare import provenance
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from elpo.provenance import provenance  # noqa: E402
 from elpo.tools.python import PythonSession, PythonTool  # noqa: E402
 from elpo.types import Problem, ToolCall, ToolStatus  # noqa: E402
 from tests.tools.recorded_calls import FOLDER, PRELOAD, recorded_calls, replay  # noqa: E402

@@ -33,8 +33,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from compare import provenance
-
+from elpo.provenance import provenance
 from elpo.tools.search_backend import STOP_WORDS, Passage, SearchBackend, words_of
 from elpo.tools.search_bm25 import Bm25Index
 from elpo.tools.search_http import RetrievalClient

@@ -19,10 +19,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from compare import provenance
-
 from elpo.evaluation.scripted import scripted_success
 from elpo.interfaces import Split
+from elpo.provenance import provenance
 from elpo.tasks.check import check_task
 from elpo.tasks.loading import load_task
 

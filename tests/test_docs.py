@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from elpo.algorithms.registry import ALGORITHMS
 from elpo.cli import OVERRIDE, _parser
 from elpo.config import Config
 from elpo.recipes import load_config
@@ -184,6 +185,16 @@ def test_the_table_of_tasks_has_every_task_and_its_default_source() -> None:
         path = options.model_fields.get("path")
         default = [] if path is None or path.is_required() else [path.default]
         assert [word for word in sources[name] if "/" in word] == default, name
+
+
+def test_every_row_of_the_table_of_algorithms_is_on_a_page() -> None:
+    facts = "".join(
+        line
+        for page in (ROOT / "docs/algorithms").glob("*.md")
+        for line in page.read_text().splitlines()
+        if line.startswith(("| `algorithm.name` |", "| ablations |"))
+    )
+    assert [name for name in ALGORITHMS if f"`{name}`" not in facts] == []
 
 
 METRIC = re.compile(r"[a-z]+/[a-z_]+")

@@ -18,7 +18,7 @@ PACKAGE = Path(elpo.__file__).parent
 
 # Upwards. What stands on one line does not know of each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("elpo.types", "elpo.config", "elpo.versions"),
+    ("elpo.types", "elpo.config", "elpo.versions", "elpo.provenance"),
     ("elpo.tree", "elpo.interfaces"),
     ("elpo.engines", "elpo.tools", "elpo.models"),
     ("elpo.graders",),
@@ -35,15 +35,22 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "elpo.evaluation.recovery",
     ),
     ("elpo.training",),
+    ("elpo.studies",),
     ("elpo.evaluation.runner", "elpo.viz", "elpo.adapters"),
     ("elpo.cli",),
 )
 
 # Files that work on tensors, and so may import torch where they begin.
 TORCH = {
+    "elpo.adapters.leaf_rows",
     "elpo.adapters.trl",
     *(f"elpo.adapters.verl.{name}" for name in ("agent_loop", "loss", "trainer")),
+    "elpo.algorithms.balanced",
+    "elpo.algorithms.cispo",
+    "elpo.algorithms.gspo",
     "elpo.algorithms.surrogate",
+    "elpo.algorithms.surrogates",
+    "elpo.algorithms.value_regression",
     "elpo.batch",
     "elpo.engines.sampling",
     "elpo.engines.scripted",  # by way of sampling
@@ -55,12 +62,14 @@ TORCH = {
     "elpo.engines.weights",
     "elpo.packing",
     "elpo.training.checkpoint",
+    "elpo.training.collection",  # by way of sft
     "elpo.training.learner",
     "elpo.training.policy_update",
     "elpo.training.sft",
     "elpo.training.tree_attention",
     "elpo.training.trainer",  # by way of the four above
     "elpo.evaluation.runner",  # by way of checkpoint
+    "elpo.studies.running",  # the same
 }
 HEAVY = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "matplotlib", "tensorboard")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from elpo.types import (
     ToolResult,
     ToolStatus,
 )
+from elpo.viz.tree import tree_text
+from tests.trees import Figure4
 
 texts = st.text(st.characters(), max_size=8)  # surrogates included: a tool may print anything
 floats32 = st.floats(-50, 50, width=32)
@@ -129,3 +132,15 @@ def test_what_is_no_tree_is_refused(damage: dict[str, Any]) -> None:
     data = tree_to_json(RolloutTree(Problem("p", (), "a"), np.array([1]))) | damage
     with pytest.raises(ValueError, match="not a rollout tree"):
         tree_from_json(data)
+
+
+def test_falls_and_credit_of_single_trajectories_come_along() -> None:
+    tree = Figure4().fill_and_search()
+    found = replace(tree.localizations[1], falls=(tree.path(tree.localizations[1].leaf)[0],))
+    tree.localizations[1] = found
+    own = np.linspace(-1, 1, len(tree.leaves))
+    back, credit = through_text(tree, replace(assign_credit(tree), own=own))
+    assert back.localizations == tree.localizations
+    assert credit is not None and credit.own is not None
+    np.testing.assert_allclose(credit.own, own, rtol=1e-5)
+    assert f"fall of {tree.leaves.index(found.leaf)}" in tree_text(back)

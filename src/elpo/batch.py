@@ -109,7 +109,7 @@ def trajectory_rows(
     """
     num_through = [len(leaves) for leaves in tree.leaves_below()]
     zeros = np.zeros(len(tree.prompt_ids))
-    for leaf in tree.leaves:
+    for i, leaf in enumerate(tree.leaves):
         path = tree.path(leaf)
         steps = [tree.nodes[node].step for node in path]
         sizes = [len(zeros), *(len(step.token_ids) for step in steps)]
@@ -125,7 +125,9 @@ def trajectory_rows(
             "token_ids": tree.context(leaf),
             "mask": sampled * spread(share, 0.0),
             "old_logprobs": np.concatenate([zeros, *(step.logprobs for step in steps)]),
-            "advantages": spread(credit.advantages, 0.0),
+            "advantages": spread(
+                credit.advantages if credit.own is None else np.full(len(tree.nodes), credit.own[i]), 0.0
+            ),
             "clip_low": spread(credit.clip_low, 1.0),
             "clip_high": spread(credit.clip_high, 1.0),
         }

@@ -99,9 +99,9 @@ class Turn:
 class EngineCounts:
     """Work done since the engine was made; occupancy is decoded_tokens / (decode_steps * num_slots)."""
 
-    decode_steps: int = 0
-    chunk_steps: int = 0
-    decoded_tokens: int = 0
+    decode_steps: int = 0  # steps in which a token was sampled
+    chunk_steps: int = 0  # of these, the ones that also fed prompts or feedback, in a pass of its own
+    decoded_tokens: int = 0  # sampled
     fed_tokens: int = 0  # context tokens (not sampled in the same turn) put through the model
     reused_tokens: int = 0  # context tokens whose keys and values were copied instead
 

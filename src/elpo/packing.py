@@ -102,6 +102,20 @@ def tree_layout(parents: Sequence[int], sizes: Sequence[int]) -> TreeLayout:
 
 
 @dataclass(frozen=True, eq=False)
+class Trajectories:
+    """The sampled tokens of a micro-batch by trajectory; one of a shared prefix stands in each through it."""
+
+    places: Tensor  # int64 [M]; in the flattened tensors of the micro-batch
+    numbers: Tensor  # int64 [M]; of the trajectory, from 0
+    weights: Tensor  # float32 [M]; in the loss of the mini-batch
+    advantages: Tensor  # float32 [M]
+
+    def to(self, device: torch.device) -> Trajectories:
+        """The same trajectories on `device`."""
+        return Trajectories(*(value.to(device) for value in vars(self).values()))
+
+
+@dataclass(frozen=True, eq=False)
 class MicroBatch:
     """What one forward pass and its loss need: trees packed in one row, or padded rows without a layout.
 
@@ -117,6 +131,7 @@ class MicroBatch:
     weights: Tensor  # float32; in the loss of the mini-batch, summed over the trajectories it stands for
     counts: Tensor  # float32; trajectories that a sampled token stands for, 0 on others
     layout: TreeLayout | None = None
+    trajectories: Trajectories | None = None  # only for a loss that asks for them
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same tokens on `device`."""
@@ -146,6 +161,8 @@ class _Piece:
     nodes: list[int]  # depth-first
     weights: np.ndarray  # float64, for each of `nodes`
     counts: np.ndarray  # trajectories of the piece through each of `nodes`
+    share: np.ndarray  # of a token's weight that counts, for each node of the tree
+    weight_of: dict[int, float]  # of a token of each trajectory, by leaf
 
     @property
     def num_tokens(self) -> int:
@@ -158,11 +175,16 @@ def pack_trees(
     aggregation: Aggregation,
     shared_tokens: str,
     max_tokens: int,
+    *,
+    divisor: int | None = None,
+    by_trajectory: bool = False,
+    keep_all: bool = False,
 ) -> Minibatch:
     """Rows of at most `max_tokens` tokens, about equally long, whose losses add up to that of the trees.
 
-    Trajectories without any advantage count in the normaliser and are left out. A trajectory longer than
-    `max_tokens` gets a row of its own.
+    Trajectories without any advantage count in the normaliser and are left out, unless `keep_all`. A
+    trajectory longer than `max_tokens` gets a row of its own. `divisor` is the constant of
+    seq-mean-token-sum-norm; `by_trajectory` adds `MicroBatch.trajectories`.
 
     Paper: Eq. 1, regrouped by token: the weight is sum over the trajectories through it of 1 / (B |o_i|).
     """
@@ -179,18 +201,20 @@ def pack_trees(
     lengths = [
         mass[tree.path(leaf)].sum() for tree, mass in zip(trees, masses, strict=True) for leaf in tree.leaves
     ]
-    factors = iter((1 / token_divisors(torch.tensor(lengths, dtype=torch.float64), aggregation)).tolist())
+    divisors = token_divisors(torch.tensor(lengths, dtype=torch.float64), aggregation, divisor)
+    factors = iter((1 / divisors).tolist())
     pieces: list[_Piece] = []
     unique = 0
     for tree, credit, share, mass in zip(trees, credits, shares, masses, strict=True):
         weight_of = dict(zip(tree.leaves, factors))  # noqa: B905 - takes as many as there are leaves
-        learning = {leaf for leaf in tree.leaves if (credit.advantages * mass)[tree.path(leaf)].any()}
+        learns = mass if keep_all else credit.advantages * mass
+        learning = {leaf for leaf in tree.leaves if learns[tree.path(leaf)].any()}
         order = [leaf for leaf in _depth_first(tree) if leaf in learning]
         for leaves in _cut(tree, order, max_tokens):
             pieces.append(_piece(tree, credit, share, {leaf: weight_of[leaf] for leaf in leaves}))
         unique += num_unique(tree, learning)
     groups = balanced([piece.num_tokens for piece in pieces], max_tokens)
-    return Minibatch(tuple(_join([pieces[i] for i in group]) for group in groups), unique)
+    return Minibatch(tuple(_join([pieces[i] for i in group], by_trajectory) for group in groups), unique)
 
 
 def num_unique(tree: RolloutTree, leaves: Collection[int]) -> int:
@@ -259,10 +283,10 @@ def _piece(tree: RolloutTree, credit: Credit, share: np.ndarray, weight_of: dict
         weights[path] += weight
         counts[path] += 1
     nodes = [node for node in _depth_first(tree) if counts[node]]
-    return _Piece(tree, credit, nodes, (weights * share)[nodes], counts[nodes])
+    return _Piece(tree, credit, nodes, (weights * share)[nodes], counts[nodes], share, weight_of)
 
 
-def _join(pieces: Sequence[_Piece]) -> MicroBatch:
+def _join(pieces: Sequence[_Piece], by_trajectory: bool) -> MicroBatch:
     """One row of all pieces; a prompt is a segment, and so is every node."""
     parents: list[int] = []
     sizes: list[int] = []
@@ -305,4 +329,38 @@ def _join(pieces: Sequence[_Piece]) -> MicroBatch:
         clip_high=tensor(spread("clip_high")),
         weights=tensor(spread("weights") * is_sampled),
         counts=tensor(spread("counts") * is_sampled),
+        trajectories=_trajectories(pieces) if by_trajectory else None,
+    )
+
+
+def _trajectories(pieces: Sequence[_Piece]) -> Trajectories:
+    """Those of a row that `_join` makes of `pieces`."""
+    places: list[np.ndarray] = [np.empty(0, np.int64)]
+    weights: list[np.ndarray] = [np.empty(0)]
+    advantages: list[np.ndarray] = [np.empty(0)]
+    sizes: list[int] = []  # of the trajectories
+    start = 0
+    for piece in pieces:
+        steps = {node: piece.tree.nodes[node].step for node in piece.nodes}
+        start += len(piece.tree.prompt_ids)
+        sampled_at: dict[int, np.ndarray] = {}
+        for node, step in steps.items():
+            sampled_at[node] = start + np.flatnonzero(step.sampled)
+            start += len(step.sampled)
+        own = piece.credit.own
+        of_leaf = {} if own is None else dict(zip(piece.tree.leaves, own, strict=True))
+        for leaf, weight in piece.weight_of.items():
+            path = piece.tree.path(leaf)
+            advantages += [
+                np.full(len(sampled_at[node]), of_leaf.get(leaf, piece.credit.advantages[node]))
+                for node in path
+            ]
+            places += [sampled_at[node] for node in path]
+            weights += [np.full(len(sampled_at[node]), weight * piece.share[node]) for node in path]
+            sizes.append(sum(len(sampled_at[node]) for node in path))
+    return Trajectories(
+        torch.from_numpy(np.concatenate(places)),
+        torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
+        torch.from_numpy(np.concatenate(weights).astype(np.float32)),
+        torch.from_numpy(np.concatenate(advantages).astype(np.float32)),
     )

@@ -66,6 +66,17 @@ class RolloutTree:
             node = self.nodes[node].parent
         return path[::-1]
 
+    def prefix(self, leaf: int) -> int:
+        """The node that the rollout of `leaf` continued; `ROOT` where it was drawn from the prompt.
+
+        The nodes of a rollout follow each other in the arena, and no rollout continues the node before it:
+        that is a leaf.
+        """
+        node = leaf
+        while self.nodes[node].parent == node - 1 != ROOT:
+            node -= 1
+        return self.nodes[node].parent
+
     def children(self) -> dict[int, list[int]]:
         """Children of every node that has any, `ROOT` included, in node order."""
         children: dict[int, list[int]] = {}

@@ -69,6 +69,7 @@ def tree_to_json(tree: RolloutTree, credit: Credit | None = None) -> dict[str, A
                 "leaf": found.leaf,
                 "critical": found.critical,
                 "exact": found.exact,
+                "falls": list(found.falls),
                 "probes": [
                     {
                         "anchor": probe.anchor,
@@ -82,7 +83,7 @@ def tree_to_json(tree: RolloutTree, credit: Credit | None = None) -> dict[str, A
         ],
         "credit": None
         if credit is None
-        else {f.name: _floats(getattr(credit, f.name)) for f in fields(Credit)},
+        else {name: _floats(values) for name, values in vars(credit).items() if values is not None},
     }
 
 
@@ -148,13 +149,15 @@ def tree_from_json(data: Mapping[str, Any]) -> tuple[RolloutTree, Credit | None]
                         Probe(p["anchor"], p["num_rollouts"], p["num_successes"]) for p in found["probes"]
                     ),
                     exact=found["exact"],
+                    falls=tuple(found.get("falls", ())),
                 )
                 for found in data["localizations"]
             ],
         )
         if data["credit"] is None:
             return tree, None
-        arrays = {f.name: np.asarray(data["credit"][f.name], dtype=np.float64) for f in fields(Credit)}
+        names = [field.name for field in fields(Credit) if field.name != "own" or "own" in data["credit"]]
+        arrays = {name: np.asarray(data["credit"][name], dtype=np.float64) for name in names}
         return tree, Credit(**arrays)
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a rollout tree: {type(error).__name__} {error}") from error

@@ -112,10 +112,12 @@ class Localization:
     """The result of searching one failed trajectory for its first irrecoverable step.
 
     `critical` is a node id on the path of `leaf`, or None where the search did not finish; `exact`
-    is False when the budget ended first.
+    is False when the budget ended first. A search that keeps a posterior names the likeliest step even
+    then, and may name further steps in `falls` that probably cost most of the chance, though not all.
     """
 
     leaf: int
     critical: int | None
     probes: tuple[Probe, ...]
     exact: bool = True
+    falls: tuple[int, ...] = ()

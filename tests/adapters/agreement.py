@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from elpo.algorithms.credit_rules import assign_credits
 from elpo.config import AlgorithmConfig, RLConfig
-from elpo.training.policy_update import credit_of, update_policy
+from elpo.training.policy_update import update_policy
 from elpo.tree import RolloutTree
 from tests.training.small import record_gradients, small_learner, small_model
 
@@ -36,8 +37,7 @@ def our_update(
     """Metrics and gradient of one update of our trainer, packed, on the model after the move."""
     learner = small_learner(moved(small_model()))
     recorded = record_gradients(learner)
-    credits = [credit_of(tree, algorithm) for tree in trees]
-    metrics = update_policy(learner, trees, credits, algorithm, rl)
+    metrics = update_policy(learner, trees, assign_credits(trees, algorithm), algorithm, rl)
     return metrics, flat({name.removeprefix("model."): value for name, value in recorded[0].items()})
 
 

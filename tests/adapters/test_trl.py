@@ -18,12 +18,12 @@ pytest.importorskip("trl", reason="needs the extra elpo[trl]")
 from trl import GRPOTrainer
 
 from elpo.adapters.trl import ElpoTrainer, check_arguments, grow_rows, grpo_arguments, tree_rows
-from elpo.config import AlgorithmConfig, Config
+from elpo.algorithms.credit_rules import assign_credits
+from elpo.config import Config
 from elpo.interfaces import TurnRequest
 from elpo.rollout.episode import Limits
 from elpo.rollout.scheduler import RolloutCounts, Scheduler
 from elpo.training.assembly import assemble
-from elpo.training.policy_update import credit_of
 from elpo.tree import RolloutTree
 from elpo.types import Problem
 from tests.adapters.agreement import check_agreement, moved
@@ -117,8 +117,8 @@ def test_loss_and_gradient_are_ours(
 
 def test_lost_rollouts_become_rows_without_loss() -> None:
     tree = random_tree(1, small_model())
-    whole = list(tree_rows(tree, AlgorithmConfig(), NUM_ROLLOUTS, filler=0))
-    rows = list(tree_rows(cut(tree, 3), AlgorithmConfig(), NUM_ROLLOUTS, filler=7))
+    whole = list(tree_rows(tree, Config(), NUM_ROLLOUTS, filler=0))
+    rows = list(tree_rows(cut(tree, 3), Config(), NUM_ROLLOUTS, filler=7))
     assert len(rows) == NUM_ROLLOUTS
     assert [row["completion_ids"] for row in rows[:3]] == [row["completion_ids"] for row in whole[:3]]
     for row in rows[3:]:
@@ -166,7 +166,7 @@ def test_rows_carry_their_own_tokens(tokenizer: Any, tmp_path: Path) -> None:
         trainer._step += 1
     expected = set()
     for tree in trees:
-        credit = credit_of(tree, config.algorithm)
+        (credit,) = assign_credits([tree], config.algorithm)
         for leaf in tree.leaves:
             path = tree.path(leaf)
             sizes = [int(tree.nodes[node].step.sampled.sum()) for node in path]
@@ -232,9 +232,20 @@ def test_a_tree_is_never_split_between_processes(tokenizer: Any, tmp_path: Path)
         grow_rows(["p1"] * 4 + ["p2"], trainer)
 
 
-def test_shared_tokens_once_is_refused() -> None:
-    config = config_of(algorithm={"num_rollouts": 5, "loss": {"shared_tokens": "once"}})
-    with pytest.raises(ValueError, match="shared_tokens is once"):
+@pytest.mark.parametrize(
+    ("algorithm", "message"),
+    [
+        ({"loss": {"shared_tokens": "once"}}, "shared_tokens is 'once'; through TRL it can be 'duplicate'"),
+        ({"loss": {"surrogate": "gspo"}}, "surrogate is 'gspo'; through TRL it can be 'ppo'"),
+        ({"credit": {"whiten": "tokens"}}, "whiten is 'tokens'"),
+        ({"prompts": {"name": "open"}}, r"prompts\.name is 'open'"),
+        ({"max_calls": [1, 2]}, r"max_calls is \(1, 2\)"),
+        ({"loss": {"aggregation": "seq-mean-token-sum-norm"}}, "aggregation is 'seq-mean-token-sum-norm'"),
+    ],
+)
+def test_algorithms_that_rows_do_not_describe(algorithm: dict[str, Any], message: str) -> None:
+    config = config_of(algorithm={"num_rollouts": NUM_ROLLOUTS} | algorithm)
+    with pytest.raises(ValueError, match=message):
         check_arguments(grpo_arguments(config, "unused"), config)
 
 

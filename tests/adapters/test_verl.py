@@ -31,6 +31,7 @@ from elpo.adapters.verl.agent_loop import ElpoAgentLoop, leaf_outputs
 from elpo.adapters.verl.loss import elpo_loss
 from elpo.adapters.verl.settings import check_agreement, read_recipe, verl_arguments
 from elpo.adapters.verl.trainer import ElpoTrainer, token_columns
+from elpo.algorithms.credit_rules import assign_credits
 from elpo.config import Config
 from elpo.interfaces import InfrastructureFault
 from elpo.models.tiny import train_tokenizer
@@ -38,7 +39,6 @@ from elpo.recipes import load_config
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.scheduler import RolloutCounts
 from elpo.tasks.ledger_demonstrations import PYTHON_SCHEMA
-from elpo.training.policy_update import credit_of
 from elpo.tree import RolloutTree
 from elpo.types import ToolResult, ToolStatus
 from tests.adapters import agreement
@@ -138,7 +138,7 @@ def test_columns_of_padding_are_nobodys() -> None:
     extra = [output.extra_fields for output in outputs]
     columns = token_columns([*masks, torch.zeros(2)], [*extra, extra[0]], [False] * len(masks) + [True])
     *rows, padding = columns["advantages"].unbind()
-    credit = credit_of(tree, config.algorithm)
+    (credit,) = assign_credits([tree], config.algorithm)
     for leaf, mask, row in zip(tree.leaves, masks, rows, strict=True):
         path = tree.path(leaf)
         sizes = [len(tree.nodes[node].step.token_ids) for node in path]

@@ -60,7 +60,7 @@ def test_agreement_is_checked_key_by_key() -> None:
     with pytest.raises(ValueError, match=r"rollout\.n is 16; the recipe needs 8"):
         check_agreement(verl_config(), fewer)
     once = Config.model_validate({"algorithm": {"loss": {"shared_tokens": "once"}}})
-    with pytest.raises(ValueError, match="shared_tokens is once"):
+    with pytest.raises(ValueError, match=r"shared_tokens is 'once'; through verl"):
         check_agreement(verl_config(), once)
 
 

@@ -126,5 +126,5 @@ def test_worker_takes_our_gradient(one_process: None, tmp_path: Path) -> None:
 
     expected, gradient = our_update(trees, ours.algorithm, ours.rl)
     assert expected["clip/low_share"] > 0
-    assert number("grad_norm") == pytest.approx(float(gradient.norm()), rel=1e-4)
     assert number("actor/pg_loss") == pytest.approx(expected["loss"], rel=1e-4, abs=1e-6)
+    assert number("grad_norm") == pytest.approx(float(gradient.norm()), rel=1e-4)

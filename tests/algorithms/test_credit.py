@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,9 @@ from elpo.algorithms.advantage import (
 )
 from elpo.algorithms.clipping import clip_bounds, error_region
 from elpo.algorithms.credit import assign_credit
+from elpo.algorithms.credit_rules import CREDIT_RULES
+from elpo.algorithms.surrogates import SURROGATES
+from elpo.config import CreditConfig, LossConfig
 from elpo.tree import ROOT
 from elpo.types import Localization
 
@@ -203,3 +208,9 @@ def test_credit_collects_the_parts(searched_tree):
         credit.clip_low, clip_bounds(searched_tree, eps_elc=0.1, scope="searched")[0]
     )
     assert credit.advantages.dtype == credit.clip_low.dtype == credit.clip_high.dtype == np.float64
+
+
+def test_the_names_of_rules_and_surrogates_are_those_a_recipe_may_use() -> None:
+    for field, table in ((CreditConfig.model_fields["name"], CREDIT_RULES),
+                         (LossConfig.model_fields["surrogate"], SURROGATES)):  # fmt: skip
+        assert set(get_args(field.annotation)) == set(table)

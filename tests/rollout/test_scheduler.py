@@ -4,11 +4,12 @@ import itertools
 import json
 import re
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from elpo.algorithms.strategies import bel, independent, random_prefix
+from elpo.algorithms.strategies import RolloutRequest, bel, independent, random_prefix
 from elpo.engines.scripted import ScriptedEngine
 from elpo.interfaces import InfrastructureFault
 from elpo.rollout.episode import MAX_MALFORMED_CALLS, Limits
@@ -106,6 +107,25 @@ def test_malformed_and_unknown_calls_become_feedback(dialogue):
     ]
     assert steps[0].tool_call is None and steps[1].tool_call.name == "abacus"
     assert trees[0].outcomes[trees[0].leaves[0]].correct
+
+
+def test_a_call_beyond_the_limit_is_not_run_but_answered(dialogue):
+    """Also where the calls before it belong to the prefix of a branch."""
+
+    def policy(context, u):
+        return "\\boxed{2}" if "no tool call is left" in context else call(1)
+
+    def twice(tree, ledger, rng):
+        yield RolloutRequest(ROOT, 1)
+        yield RolloutRequest(0, 1)  # after the first call
+
+    trees, counts = grow(dialogue, policy, twice, num_rollouts=2, limits=Limits(8, 2000, 200, max_calls=2))
+    for leaf in trees[0].leaves:
+        steps = [trees[0].nodes[node].step for node in trees[0].path(leaf)]
+        statuses = [step.tool_result and step.tool_result.status for step in steps]
+        assert statuses == [ToolStatus.OK, ToolStatus.OK, ToolStatus.RESOURCE_LIMIT, None]
+        assert "the limit is 2" in steps[2].tool_result.output
+    assert counts.tool_calls == 3 and all(outcome.correct for outcome in trees[0].outcomes.values())
 
 
 @pytest.mark.parametrize(
@@ -253,6 +273,34 @@ def test_trees_are_reported_as_they_finish(dialogue):
     trees, _ = scheduler.grow(problems, bel(), 16, seed=0, on_tree=seen.append)
     assert sorted(tree.problem.id for tree in seen) == sorted(p.id for p in problems)
     assert [tree.problem for tree in trees] == problems
+
+
+def test_the_tree_with_most_of_its_budget_left_goes_first(dialogue):
+    started = []
+
+    class Watched(ScriptedEngine):
+        def submit(self, request):
+            if request.rollout not in started:
+                started.append(request.rollout)
+                groups.append(request.group)
+            super().submit(request)
+
+    groups = []
+    scheduler = replace(
+        make_scheduler(dialogue, stepper), engine=Watched(stepper, dialogue.tokenizer, num_slots=4)
+    )
+    scheduler.grow(SumTask().problems("train", 6), bel(max_failures=3), 16, seed=0)
+    assert len(groups) == 6 * 16
+    assert groups[:18] == [tree for tree in range(6) for _ in range(3)]  # the first request of each
+    last_started = [len(groups) - groups[::-1].index(tree) for tree in range(6)]
+    assert min(last_started) > 0.8 * len(groups)  # all end together
+
+
+def test_searching_many_trees_keeps_the_batch_full(dialogue):
+    scheduler = make_scheduler(dialogue, stepper, num_slots=16)
+    scheduler.grow(SumTask().problems("train", 48), bel(), 16, seed=0)
+    counts = scheduler.engine.counts
+    assert counts.decoded_tokens / (counts.decode_steps * 16) > 0.95
 
 
 def test_a_root_request_after_a_branch_starts_clean(dialogue):

@@ -25,8 +25,8 @@ def lookup(tool: SearchTool, problem: Problem, query: object) -> Step:
     return step(str(query), call, result)
 
 
-def answer(letter: object) -> Step:
-    return step(f"it is this one: \\boxed{{{letter}}}")
+def answer(substance: object) -> Step:
+    return step(f"it is this one: \\boxed{{{substance}}}")
 
 
 def steps_of(conversation: dict[str, Any], tool: SearchTool, problem: Problem) -> list[Step]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from functools import cache
 from itertools import product
 from typing import Any
@@ -35,12 +36,11 @@ def chain(verbs: tuple[str, ...], task: LookupTask = TASK, start: int = 0) -> Pr
     treatments = [VERBS[verb] for verb in verbs]
     ways = [follow(BASE, substance, treatments) for substance in BASE.substances]
     way = [way for way in ways if len(set(way)) == len(way)][start]
-    others = [substance for substance in BASE.substances if substance not in way][:3]
-    options = (others[0], way[-1], *others[1:])
-    return task.problem(Question(verbs, (5,) * len(verbs), way, options))
+    return task.problem(Question(verbs, way))
 
 
-PROBLEM = chain(("roast", "etch", "rinse"))  # 3 hops, 5 turns; the right letter is B
+PROBLEM = chain(("roast", "etch", "rinse"))  # 3 hops, 5 turns
+LAST = PROBLEM.answer
 A, B, C = (hop[0] for hop in PROBLEM.metadata["hops"])
 RIGHT = (f"heat {A}", f"acid {B}", f"water {C}")
 
@@ -53,25 +53,25 @@ def played(*queries: object, final: object = None, problem: Problem = PROBLEM) -
 # grading
 
 
-def test_the_right_lookups_and_letter_are_correct() -> None:
-    outcome = TASK.grade(PROBLEM, played(*RIGHT, final="B"), StopReason.ANSWER)
-    assert (outcome.correct, outcome.reward, outcome.answer) == (True, 1, "B")
+def test_the_right_lookups_and_substance_are_correct() -> None:
+    outcome = TASK.grade(PROBLEM, played(*RIGHT, final=f" {LAST.title()} "), StopReason.ANSWER)
+    assert (outcome.correct, outcome.reward, outcome.answer) == (True, 1, LAST)
     assert outcome.stop is StopReason.ANSWER
 
 
 @pytest.mark.parametrize(
     "steps",
     [
-        played(*RIGHT, final="A"),
-        played(*RIGHT, final="b C"),
-        played(*RIGHT[:2], final="B"),  # a hop is missing
-        played(final="B"),  # guessed
-        played(f"acid {A}", *RIGHT, final="B"),  # the second fact of a substance does not count
-        played(f"water {C}", f"acid {C}", *RIGHT[:2], f"water {A}", final="B"),  # six turns
-        [*played(*RIGHT), step("it is B")],
-        [*played(*RIGHT), step("\\boxed{B")],
-        [*played(*RIGHT), step("\\boxed{B} or \\boxed{A}")],
-        [*played(*RIGHT), step("\\boxed{E}")],  # no such option
+        played(*RIGHT, final=A),
+        played(*RIGHT, final=f"{LAST} {A}"),
+        played(*RIGHT[:2], final=LAST),  # a hop is missing
+        played(final=LAST),  # guessed
+        played(f"acid {A}", *RIGHT, final=LAST),  # the second fact of a substance does not count
+        played(f"water {C}", f"acid {C}", *RIGHT[:2], f"water {A}", final=LAST),  # six turns
+        [*played(*RIGHT), step(f"it is {LAST}")],
+        [*played(*RIGHT), step(f"\\boxed{{{LAST}")],
+        [*played(*RIGHT), step(f"\\boxed{{{LAST}}} or \\boxed{{{A}}}")],
+        [*played(*RIGHT), step("\\boxed{gravy}")],  # no such substance
         [*played(*RIGHT), step("\\boxed{}")],
         played(*RIGHT),
         [],
@@ -89,25 +89,25 @@ def test_hops_may_be_looked_up_in_any_order_and_wording() -> None:
         (f"{A} heat", f"What is {B} with acid?", f"THE WATER ON {C}"),
         (f"acid {BASE.facts[A, 'acid']}", *RIGHT),  # a substance that is not on the way
     ):
-        assert TASK.grade(PROBLEM, played(*queries, final="B"), StopReason.ANSWER).correct, queries
+        assert TASK.grade(PROBLEM, played(*queries, final=LAST), StopReason.ANSWER).correct, queries
 
 
 @pytest.mark.parametrize("stop", [stop for stop in StopReason if stop is not StopReason.ANSWER])
 def test_a_trajectory_that_was_cut_is_wrong(stop: StopReason) -> None:
-    outcome = TASK.grade(PROBLEM, played(*RIGHT, final="B"), stop)
+    outcome = TASK.grade(PROBLEM, played(*RIGHT, final=LAST), stop)
     assert (outcome.correct, outcome.answer, outcome.stop) == (False, None, stop)
 
 
 def test_rewards_are_options() -> None:
     task = LookupTask(LookupConfig(reward_correct=2.0, reward_wrong=0.5))
-    assert task.grade(PROBLEM, played(*RIGHT, final="B"), StopReason.ANSWER).reward == 2.0
-    assert task.grade(PROBLEM, played(final="B"), StopReason.ANSWER).reward == 0.5
+    assert task.grade(PROBLEM, played(*RIGHT, final=LAST), StopReason.ANSWER).reward == 2.0
+    assert task.grade(PROBLEM, played(final=LAST), StopReason.ANSWER).reward == 0.5
 
 
 @settings(max_examples=200)
 @given(
     st.lists(st.text(max_size=30) | st.sampled_from(RIGHT) | st.none() | st.integers(), max_size=6),
-    st.text(max_size=20) | st.sampled_from(["\\boxed{B}", "Answer: B"]),
+    st.text(max_size=20) | st.sampled_from([f"\\boxed{{{LAST}}}", f"Answer: {LAST}"]),
 )
 def test_nothing_the_policy_writes_raises(queries: list[Any], text: str) -> None:
     ok = ToolResult(ToolStatus.OK, "")
@@ -131,7 +131,7 @@ def test_the_task_passes_its_own_check(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "query",
     [A, "heat", f"{A} {A}", f"heat acid {A}", f"heat {A} {B}", f"cold {A}", f"heats {A}", f"haet {A}",
-     f"heat {A}{A[-1]}", "", None, 3, [f"heat {A}"], f"heat {A} " * 300],
+     f"heat {A}s", "", None, 3, [f"heat {A}"], f"heat {A} " * 300],
 )  # fmt: skip
 def test_what_is_no_question_for_one_fact_looks_up_nothing(query: object) -> None:
     steps = played(query)
@@ -164,7 +164,7 @@ def test_the_tool_answers_every_question_with_the_fact_that_is_then_counted() ->
 # the oracle against brute force
 
 
-def is_correct(problem: Problem, queries: tuple[str, ...], letter: str) -> bool:
+def is_correct(problem: Problem, queries: tuple[str, ...], answered: str) -> bool:
     """Success as the rules say it, followed hop by hop from what the tool really shows."""
     if len(queries) + 1 > problem.metadata["max_turns"]:
         return False
@@ -178,13 +178,13 @@ def is_correct(problem: Problem, queries: tuple[str, ...], letter: str) -> bool:
             if title == words[1] and fact.startswith(f"{title} with {words[0]} gives "):
                 shown.setdefault(title, fact)
     substance = problem.metadata["hops"][0][0]
-    for _, treatment, _, _ in problem.metadata["hops"]:
+    for _, treatment, _ in problem.metadata["hops"]:
         expected = f"{substance} with {treatment} gives "
         fact = shown.get(substance, "")
         if not fact.startswith(expected):
             return False
         substance = fact.removeprefix(expected).rstrip(".")
-    return bool(problem.metadata["options"]["ABCDEFGH".index(letter)] == substance)
+    return answered == substance
 
 
 @pytest.mark.parametrize("start", range(3))
@@ -201,7 +201,7 @@ def test_recoverable_is_what_exhaustive_search_finds(start: int, slack: int) -> 
 
     @cache
     def can_succeed(queries: tuple[str, ...]) -> bool:
-        if any(is_correct(problem, queries, letter) for letter in "ABCD"):
+        if any(is_correct(problem, queries, answered) for answered in BASE.substances):
             return True
         return len(queries) < max_turns and any(can_succeed((*queries, query)) for query in alphabet)
 
@@ -217,10 +217,10 @@ QUERIES = [*RIGHT, f"acid {A}", f"water {B}", A, f"acid {A}0", "cold 0"]
 
 
 @settings(max_examples=150)
-@given(st.lists(st.sampled_from(QUERIES), max_size=4), st.sampled_from("AB"))
-def test_recoverability_ends_once_and_grading_agrees(queries: list[str], letter: str) -> None:
+@given(st.lists(st.sampled_from(QUERIES), max_size=4), st.sampled_from([A, LAST]))
+def test_recoverability_ends_once_and_grading_agrees(queries: list[str], answered: str) -> None:
     """The oracle is monotone, and a trajectory succeeds iff it is recoverable to its very end."""
-    steps = played(*queries, final=letter)
+    steps = played(*queries, final=answered)
     flags = [recoverable(PROBLEM, steps[:length]) for length in range(len(steps) + 1)]
     assert flags == sorted(flags, reverse=True)
     assert TASK.grade(PROBLEM, steps, StopReason.ANSWER).correct == flags[-1]
@@ -229,12 +229,12 @@ def test_recoverability_ends_once_and_grading_agrees(queries: list[str], letter:
 
 
 def test_first_irrecoverable_step_by_hand() -> None:
-    def first(*queries: str, final: object = "B") -> int | None:
+    def first(*queries: str, final: object = LAST) -> int | None:
         return first_irrecoverable_step(PROBLEM, played(*queries, final=final))
 
     assert first(*RIGHT) is None
     assert first(f"haet {A}", *RIGHT) is None  # a misspelt treatment costs a turn
-    assert first(*RIGHT, final="A") == 4
+    assert first(*RIGHT, final=A) == 4
     assert first(f"acid {A}", *RIGHT[1:]) == 1
     assert first(f"acid {A}", f"heat {A}", *RIGHT[1:]) == 1
     assert first(RIGHT[0], f"heat {B}", RIGHT[2]) == 2
@@ -274,29 +274,24 @@ def test_splits_never_overlap_and_are_the_same_for_every_seed() -> None:
 
 
 def test_problems_are_deterministic_prefix_stable_and_of_the_wanted_length() -> None:
-    task = LookupTask(LookupConfig(min_hops=5, max_hops=7, num_options=6, slack=3))
+    task = LookupTask(LookupConfig(min_hops=5, max_hops=7, slack=3))
     problems = task.problems("train", 40)
     assert problems[:7] == LookupTask(task.config).problems("train", 7)
     assert len({problem.id for problem in problems}) == 40
     assert {len(problem.metadata["hops"]) for problem in problems} == {5, 6, 7}
     for problem in problems:
         assert problem.metadata["max_turns"] == len(problem.metadata["hops"]) + 1 + 3
-        options = problem.metadata["options"]
-        assert len(set(options)) == len(options) == 6
-        assert (
-            " ".join(f"{x}) {name}" for x, name in zip("ABCDEF", options, strict=True))
-            in (problem.messages[0]["content"])
-        )
+        assert f"Take {problem.metadata['hops'][0][0]},\n1 " in problem.messages[0]["content"]
 
 
-def test_the_right_letter_is_everywhere_alike() -> None:
-    letters = [problem.answer for problem in TASK.problems("train", 1000)]
-    for letter in "ABCD":
-        assert 190 < letters.count(letter) < 310
+def test_no_substance_is_the_answer_much_more_often_than_others() -> None:
+    answers = Counter(problem.answer for problem in TASK.problems("train", 2000))
+    assert set(answers) == set(BASE.substances)
+    assert max(answers.values()) < 2.5 * 2000 / len(BASE.substances)
 
 
 def test_the_longest_questions_can_be_made() -> None:
-    task = LookupTask(LookupConfig(min_hops=12, max_hops=12, num_substances=24, num_options=8))
+    task = LookupTask(LookupConfig(min_hops=12, max_hops=12, num_substances=24))
     (problem,) = task.problems("test", 1)
     assert len({hop[0] for hop in problem.metadata["hops"]}) == 12
 
@@ -308,7 +303,6 @@ def test_the_longest_questions_can_be_made() -> None:
         ({"max_hops": 13}, "max_hops"),
         ({"min_hops": 8, "max_hops": 7}, "min_hops 8 is above max_hops 7"),
         ({"num_substances": 23}, "num_substances"),
-        ({"num_options": 9}, "num_options"),
         ({"reward_wrong": 1.0}, "is not below"),
         ({"hard_verbs": ["eat"]}, "'eat'"),
         ({"hard_verbs": ["bake", "bake"]}, "twice"),

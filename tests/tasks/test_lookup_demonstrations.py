@@ -31,20 +31,19 @@ def test_format_of_a_demonstration() -> None:
     (conversation,) = task.demonstrations(1, seed=0)
     user, *turns, final = conversation["messages"]
     assert [message["role"] for message in turns] == ["assistant", "tool"] * 4
-    first, *hops = user["content"].split(".\nWhich")[0].split(",\n")
-    substance = first.removeprefix("Take substance ")
+    first, *hops = user["content"].split(".\nWhat")[0].split(",\n")
+    substance = first.removeprefix("Take ")
     for hop, (turn, feedback) in zip(hops, zip(turns[::2], turns[1::2], strict=True), strict=True):
-        verb, minutes, _ = hop.split()
+        number, verb = hop.split()
         treatment = VERBS[verb]
         call = turn["tool_calls"][0]["function"]
-        assert turn["content"] == f"{verb} {minutes}"
+        assert turn["content"] == f"{number} {verb} {treatment} {substance}"
         assert call == {"name": "search", "arguments": {"query": f"{treatment} {substance}"}}
         product = task.base.facts[substance, treatment]
         assert feedback["content"] == f"[1] {substance}: {substance} with {treatment} gives {product}."
         substance = product
     assert final.keys() == {"role", "content"}
-    letter = final["content"].removeprefix(f"it is {substance}: \\boxed{{").removesuffix("}")
-    assert f"{letter}) {substance}" in user["content"]
+    assert final["content"] == f"\\boxed{{{substance}}}"
     assert [tool["function"]["name"] for tool in conversation["tools"]] == ["search"]
 
 
@@ -110,7 +109,7 @@ def test_the_reader_confuses_each_verb_at_its_rate_and_always_with_the_same_trea
     for _, conversation in reader(config, 1500):
         for message in conversation["messages"]:
             for call in message.get("tool_calls", []):
-                verb, _ = message["content"].split()
+                _, verb, _, _ = message["content"].split()
                 treatment, _, _ = call["function"]["arguments"]["query"].partition(" ")
                 if treatment in TREATMENTS:
                     taken[verb][treatment] += 1
@@ -127,17 +126,17 @@ def test_demonstrations_are_deterministic_prefix_stable_and_train_only() -> None
     twenty = task.demonstrations(20, seed=3)
     assert twenty[:5] == task.demonstrations(5, seed=3)
     assert twenty != task.demonstrations(20, seed=4)
-    asked = [c["messages"][0]["content"].split(".\nWhich")[0] for c in task.demonstrations(1500, seed=3)]
+    asked = [c["messages"][0]["content"].split(".\nWhat")[0] for c in task.demonstrations(1500, seed=3)]
     for split in ("validation", "test"):
         held_out = task.problems(split, 500)  # type: ignore[arg-type]
-        assert not set(asked) & {p.messages[0]["content"].split(".\nWhich")[0] for p in held_out}
+        assert not set(asked) & {p.messages[0]["content"].split(".\nWhat")[0] for p in held_out}
     assert len(set(asked)) == 1500
 
 
 # the knowledge base
 
 
-@pytest.mark.parametrize("num_substances", [24, 40, 90])
+@pytest.mark.parametrize("num_substances", [24, 40, len(NAMES)])
 @pytest.mark.parametrize("seed", range(3))
 def test_every_substance_gives_three_different_others(seed: int, num_substances: int) -> None:
     base = knowledge_base(seed, num_substances)

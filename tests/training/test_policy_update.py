@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from elpo.algorithms.credit import Credit
+from elpo.algorithms.credit_rules import assign_credits
 from elpo.config import AlgorithmConfig, ClipConfig, LossConfig, RLConfig
 from elpo.training.learner import Learner
-from elpo.training.policy_update import credit_of, update_policy
+from elpo.training.policy_update import update_policy
 from elpo.tree import RolloutTree
 from tests.training.small import (
     assert_close,
@@ -49,7 +50,7 @@ def update(
     """Metrics and the gradient of every update, from a fresh copy of the model that made the trees."""
     learner = small_learner(small_model(), **settings)
     gradients = record_gradients(learner)
-    credits = [credit_of(tree, algorithm) for tree in trees]
+    credits = assign_credits(trees, algorithm)
     metrics = update_policy(learner, trees, credits, algorithm, rl or rl_of(len(trees)))
     return metrics, gradients, learner
 
@@ -90,7 +91,7 @@ def direct_loss(
     rows = []
     for tree in trees:
         below = tree.leaves_below()
-        for row in token_objectives(model, tree, credit_of(tree, algorithm), algorithm.clip.dual):
+        for row in token_objectives(model, tree, assign_credits([tree], algorithm)[0], algorithm.clip.dual):
             share = [1 / len(below[node]) if algorithm.loss.shared_tokens == "once" else 1 for node, _ in row]
             rows.append((share, [objective for _, objective in row]))
     clipped = sum(not objective.requires_grad for _, row in rows for objective in row)
@@ -133,7 +134,7 @@ def test_token_mean_of_once_counts_every_sampled_token_once() -> None:
     _, (gradients,), _ = update(trees, algorithm)
     distinct: dict[tuple[int, int, int], torch.Tensor] = {}
     for i, tree in enumerate(trees):
-        for row in token_objectives(model, tree, credit_of(tree, algorithm)):
+        for row in token_objectives(model, tree, assign_credits([tree], algorithm)[0]):
             for node, group in itertools.groupby(row, key=lambda token: token[0]):
                 distinct |= {(i, node, j): objective for j, (_, objective) in enumerate(group)}
     assert len(distinct) == sum(int(node.step.sampled.sum()) for tree in trees for node in tree.nodes)
@@ -153,10 +154,10 @@ def test_feedback_gets_no_gradient() -> None:
         seen.append((kwargs["input_ids"], output.last_hidden_state))
 
     learner.scorer.model.base_model.register_forward_hook(keep, with_kwargs=True)  # type: ignore[union-attr, operator]
-    update_policy(learner, trees, [credit_of(trees[0], algorithm)], algorithm, rl_of(1))
+    update_policy(learner, trees, assign_credits(trees[:1], algorithm), algorithm, rl_of(1))
     ((token_ids, hidden),) = seen
     moved = hidden.grad.abs().sum(-1) > 0
-    credit = credit_of(trees[0], algorithm)
+    credit = assign_credits([trees[0]], algorithm)[0]
     paths = {tuple(trees[0].context(leaf).tolist()): trees[0].path(leaf) for leaf in trees[0].leaves}
     num_feedback = 0
     for ids, row in zip(token_ids, moved, strict=True):
@@ -177,7 +178,7 @@ def test_rows_without_advantage_change_only_the_normaliser() -> None:
     model = small_model()
     trees = [random_tree(1, model, off_policy=0.6)]
     nothing = random_tree(2, model, rewards="failed")
-    assert not credit_of(nothing, algorithm_of()).advantages.any()
+    assert not assign_credits([nothing], algorithm_of())[0].advantages.any()
     alone, (expected,), _ = update(trees, algorithm_of())
     diluted, (gradients,), _ = update([*trees, nothing], algorithm_of())
     assert diluted["loss"] == pytest.approx(alone["loss"] / 2, rel=1e-5)
@@ -193,7 +194,7 @@ def test_nothing_to_learn_is_no_update() -> None:
     empty = RolloutTree(mixed.problem, mixed.prompt_ids)  # every rollout was lost
 
     def run(*trees: RolloutTree) -> dict[str, float]:
-        credits = [credit_of(tree, algorithm) for tree in trees]
+        credits = assign_credits(trees, algorithm)
         rl = RLConfig(problems_per_step=len(trees), problems_per_minibatch=1)
         return update_policy(learner, trees, credits, algorithm, rl)
 
@@ -229,7 +230,7 @@ def test_clip_shares_are_shares_of_the_tokens_trained_on() -> None:
     metrics, _, _ = update(trees, algorithm)
     total = low = high = inside = 0
     for tree in trees:
-        credit = credit_of(tree, algorithm)
+        credit = assign_credits([tree], algorithm)[0]
         for row in token_objectives(model, tree, credit):
             if not any(credit.advantages[node] for node, _ in row):
                 continue

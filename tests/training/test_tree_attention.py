@@ -21,9 +21,10 @@ from transformers import (
 )
 
 from elpo.algorithms.credit import assign_credit
+from elpo.algorithms.credit_rules import assign_credits
 from elpo.config import AlgorithmConfig, LossConfig, RLConfig
 from elpo.packing import TreeLayout, tree_layout
-from elpo.training.policy_update import credit_of, update_policy
+from elpo.training.policy_update import update_policy
 from elpo.training.sft import Conversation, sft_update
 from elpo.training.tree_attention import (
     BLOCK,
@@ -129,7 +130,7 @@ def updates(
     rl = RLConfig(
         problems_per_step=len(trees), problems_per_minibatch=len(trees), microbatch_tokens=max_tokens
     )
-    metrics = update_policy(learner, trees, [credit_of(tree, algorithm) for tree in trees], algorithm, rl)
+    metrics = update_policy(learner, trees, assign_credits(trees, algorithm), algorithm, rl)
     return metrics, torch.cat([gradient.flatten() for gradient in gradients[0].values()])
 
 

@@ -25,19 +25,15 @@ require("trl", "1.16", "2", extra="trl")
 from datasets import Dataset  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
+from elpo.adapters.leaf_rows import NEUTRAL, check_algorithm, leaf_rows  # noqa: E402
 from elpo.algorithms.strategies import independent  # noqa: E402
-from elpo.batch import trajectory_rows  # noqa: E402
-from elpo.config import AlgorithmConfig, Config  # noqa: E402
+from elpo.config import Config  # noqa: E402
 from elpo.training.assembly import Assembly, derived_seed, make_strategy  # noqa: E402
-from elpo.training.policy_update import credit_of  # noqa: E402
 from elpo.training.rollout_metrics import rollout_metrics  # noqa: E402
 from elpo.tree import RolloutTree  # noqa: E402
 
 LOSS_TYPES = {"seq-mean-token-mean": "grpo", "token-mean": "dapo"}
 """TRL's `loss_type` for each of our aggregations."""
-
-NEUTRAL = {"advantages": 0.0, "clip_low": 1.0, "clip_high": 1.0}
-"""The numbers of a token that ELPO sets, and their values on padding."""
 
 
 class ElpoTrainer(GRPOTrainer):
@@ -115,7 +111,7 @@ def grpo_arguments(config: Config, output_dir: str, **overrides: Any) -> GRPOCon
             "steps_per_generation": rl.problems_per_step,
             "num_iterations": rl.num_epochs,
             "num_generations": algorithm.num_rollouts,
-            "loss_type": LOSS_TYPES[algorithm.loss.aggregation],
+            "loss_type": LOSS_TYPES.get(algorithm.loss.aggregation, "grpo"),
             "delta": algorithm.clip.dual,
             "temperature": config.rollout.temperature,
             "max_completion_length": config.rollout.max_tokens,
@@ -147,8 +143,7 @@ def check_arguments(args: GRPOConfig, config: Config) -> None:
         ValueError: names the argument, its value and what it should be.
     """
     algorithm = config.algorithm
-    if algorithm.loss.shared_tokens != "duplicate":
-        raise ValueError("algorithm.loss.shared_tokens is once, but TRL has a row for each trajectory")
+    check_algorithm(algorithm, "TRL")
     wanted: dict[str, Any] = {
         "num_generations": algorithm.num_rollouts,
         "loss_type": LOSS_TYPES[algorithm.loss.aggregation],
@@ -190,26 +185,24 @@ def grow_rows(problem_ids: list[str], trainer: ElpoTrainer) -> dict[str, list[An
     if any(group != [group[0]] * size for group in groups):
         raise RuntimeError(f"TRL split the {size} rows of a problem: {problem_ids}")
     assembly, step = trainer.assembly, trainer.state.global_step
-    algorithm = assembly.config.algorithm
+    config = assembly.config
     trainer.model.eval()
     try:
         trees, counts = trainer.scheduler.grow(
             [trainer.problems[group[0]] for group in groups],
-            make_strategy(algorithm.strategy) if training else independent(),
+            make_strategy(config.algorithm.strategy) if training else independent(),
             size,
             seed=derived_seed(trainer.args.seed, "rollouts" if training else "evaluation", step),
             policy_version=step,
         )
     finally:
         trainer.model.train(training)
-    rows = [row for tree in trees for row in tree_rows(tree, algorithm, size, assembly.dialogue.end_id)]
+    rows = [row for tree in trees for row in tree_rows(tree, config, size, assembly.dialogue.end_id)]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     return columns | {"elpo_metrics": [rollout_metrics(trees, counts)] * len(rows)}
 
 
-def tree_rows(
-    tree: RolloutTree, algorithm: AlgorithmConfig, num_rows: int, filler: int
-) -> Iterator[dict[str, Any]]:
+def tree_rows(tree: RolloutTree, config: Config, num_rows: int, filler: int) -> Iterator[dict[str, Any]]:
     """The trajectories of a finished tree as TRL takes them, and rows without loss in place of lost ones.
 
     TRL wants lists: `prompt_ids`; and for each token after the prompt `completion_ids`, `logprobs`,
@@ -217,24 +210,14 @@ def tree_rows(
     for a lost rollout. `filler` is the only token of a row without loss.
     """
     prompt = tree.prompt_ids.tolist()
-    for leaf, row in zip(tree.leaves, trajectory_rows(tree, credit_of(tree, algorithm)), strict=True):
-        after = {name: values[len(prompt) :].tolist() for name, values in row.items()}
+    for row in leaf_rows(tree, config.algorithm, num_rows, config.rollout.max_tokens, filler):
         yield {
             "prompt_ids": prompt,
-            "completion_ids": after["token_ids"],
-            "logprobs": after["old_logprobs"],
-            "env_mask": [int(on) for on in after["mask"]],
-            **{f"elpo_{name}": after[name] for name in NEUTRAL},
-            "elpo_reward": tree.outcomes[leaf].reward,
-        }
-    for _ in range(num_rows - len(tree.leaves)):
-        yield {
-            "prompt_ids": prompt,
-            "completion_ids": [filler],
-            "logprobs": [0.0],
-            "env_mask": [0],
-            **{f"elpo_{name}": [value] for name, value in NEUTRAL.items()},
-            "elpo_reward": None,
+            "completion_ids": row.token_ids,
+            "logprobs": row.logprobs,
+            "env_mask": row.mask,
+            **{f"elpo_{name}": row.numbers[name] for name in NEUTRAL},
+            "elpo_reward": None if row.outcome is None else row.outcome.reward,
         }
 
 

@@ -101,10 +101,18 @@ def trajectory_advantages(
 
     Paper: Eq. 8-9.
     """
+    rewards = np.array([outcome.reward for outcome in tree.outcomes.values()])
+    return mean_over_leaves_below(tree, standardize(rewards, std, scale, eps))
+
+
+def mean_over_leaves_below(tree: RolloutTree, values: np.ndarray) -> np.ndarray:
+    """For every node the mean of what the leaves below it have; `values` in the order drawn. [N]
+
+    Paper: the mean over T(s) in Eq. 9.
+    """
     totals = np.zeros(len(tree.nodes))
     counts = np.zeros(len(tree.nodes))
-    rewards = np.array([outcome.reward for outcome in tree.outcomes.values()])
-    totals[tree.leaves] = standardize(rewards, std, scale, eps)
+    totals[tree.leaves] = values
     counts[tree.leaves] = 1
     for i in reversed(range(len(tree.nodes))):
         parent = tree.nodes[i].parent

@@ -20,6 +20,7 @@ class Credit:
     trajectory: np.ndarray  # float64 [N], Eq. 9
     clip_low: np.ndarray  # float64 [N], smallest ratio that still gets a gradient, Eq. 11
     clip_high: np.ndarray  # float64 [N], largest
+    own: np.ndarray | None = None  # float64 by leaf, in the order drawn: in place of `advantages`, everywhere
 
 
 def assign_credit(

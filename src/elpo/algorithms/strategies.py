@@ -30,6 +30,7 @@ class RolloutRequest:
 
 Search = Generator[RolloutRequest, list[int], None]
 Strategy = Callable[[RolloutTree, BudgetLedger, np.random.Generator], Search]
+LeafSearch = Callable[[RolloutTree, int, BudgetLedger], Search]
 Draw = Callable[[RolloutTree, RolloutRequest], Sequence[tuple[Sequence[Step], Outcome] | None]]
 
 
@@ -101,8 +102,17 @@ def bel(
     Raises:
         ValueError: for a count below 1, X_max below X_min, a negative window or an unknown loop.
     """
-    at_least("max_failures", max_failures, 1)
     search = _searcher(min_suffixes, max_suffixes, entropy_slope, entropy_tokens, loop)
+    return search_failures(search, max_failures, entropy_tokens)
+
+
+def search_failures(search: LeafSearch, max_failures: int, entropy_tokens: int) -> Strategy:
+    """Collect failures, search the one of the largest entropy gap, repeat: `bel` with any search of a leaf.
+
+    Raises:
+        ValueError: if `max_failures` is less than 1.
+    """
+    at_least("max_failures", max_failures, 1)
 
     def strategy(tree: RolloutTree, ledger: BudgetLedger, rng: np.random.Generator) -> Search:
         while ledger.remaining:
@@ -136,7 +146,11 @@ def localize(
     Paper: Algorithm 1, the inner loop. Arguments and errors are those of `bel`; a `leaf` that succeeded or
     is not in the tree is a ValueError when the search starts.
     """
-    search = _searcher(min_suffixes, max_suffixes, entropy_slope, entropy_tokens, loop)
+    return search_leaf(leaf, _searcher(min_suffixes, max_suffixes, entropy_slope, entropy_tokens, loop))
+
+
+def search_leaf(leaf: int, search: LeafSearch) -> Strategy:
+    """One search of one failed leaf that is in the tree; a ValueError when it starts if there is none."""
 
     def strategy(tree: RolloutTree, ledger: BudgetLedger, rng: np.random.Generator) -> Search:
         if leaf not in tree.outcomes or tree.outcomes[leaf].correct:
@@ -175,7 +189,7 @@ def grow(
 
 def _searcher(
     min_suffixes: int, max_suffixes: int, entropy_slope: float, entropy_tokens: int, loop: Loop
-) -> Callable[[RolloutTree, int, BudgetLedger], Search]:
+) -> LeafSearch:
     """The bisection of one failed leaf, its settings checked and bound."""
     at_least("min_suffixes", min_suffixes, 1)
     at_least("max_suffixes", max_suffixes, min_suffixes)

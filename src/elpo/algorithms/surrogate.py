@@ -164,6 +164,7 @@ def surrogate_statistics(
     clip_high: Tensor | float,
     weights: Tensor,
     error_region: Tensor | None = None,
+    clipped_log_ratio: Tensor | None = None,
 ) -> SurrogateStatistics:
     """What the clip did to a batch, and how far the policy has moved.
 
@@ -172,13 +173,15 @@ def surrogate_statistics(
         weights: how much a token counts, 0 on padding: a mask for fractions of tokens, or the loss's own.
             Same shape.
         error_region: bool, true on tokens whose lower bound is the wider one; None for nowhere. Same shape.
+        clipped_log_ratio: what the bounds are applied to, where it is not the token's own. Same shape.
     """
     counted = weights > 0
     log_ratio = torch.where(counted, _log_ratio(logprobs, old_logprobs), 0.0).double()
     ratio = log_ratio.exp()
     low, high = _bounds(ratio, clip_low, clip_high)
-    clipped_low = (advantages < 0) & (ratio < low)
-    clipped_high = (advantages > 0) & (ratio > high)
+    bounded = ratio if clipped_log_ratio is None else clipped_log_ratio.double().exp()
+    clipped_low = (advantages < 0) & (bounded < low)
+    clipped_high = (advantages > 0) & (bounded > high)
     inside = torch.zeros_like(counted) if error_region is None else error_region.bool()
     kept = weights.double() * counted
     sums = torch.stack(

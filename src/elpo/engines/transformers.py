@@ -100,6 +100,7 @@ class TransformersEngine:
         self._live: dict[int, _Live] = {}
         self._queue: deque[TurnRequest] = deque()
         self._prefixes: OrderedDict[int, _Prefix] = OrderedDict()
+        self._known: dict[int, dict[int, _Prefix]] = {}  # the same by group
         self._prefix_ids = 0
         self.prefix_bytes = 0
         self._max_prefix_bytes = prefix_cache_mb << 20
@@ -127,7 +128,7 @@ class TransformersEngine:
 
     def forget(self, group: int) -> None:
         """Drop the prefixes of a finished tree."""
-        for key in [key for key, prefix in self._prefixes.items() if prefix.group == group]:
+        for key in list(self._known.get(group, ())):
             self._drop(key)
 
     @torch.inference_mode()
@@ -138,13 +139,16 @@ class TransformersEngine:
         decoding = [live for live in active if live.pending == 1]
         chunks = [live for live in active if live.pending > 1]
         # Feeding few slots wastes a forward pass: while many others decode, wait for company.
+        sampled = 0
         if chunks and len(chunks) * 6 >= len(decoding):
             self._feed(chunks)
             self.counts.chunk_steps += 1
+            sampled += len(chunks)
         if decoding:
             self._feed(decoding)
-            self.counts.decode_steps += 1
-            self.counts.decoded_tokens += len(decoding)
+            sampled += len(decoding)
+        self.counts.decode_steps += bool(sampled)
+        self.counts.decoded_tokens += sampled
         return self._ended()
 
     # slots and prefixes
@@ -175,12 +179,12 @@ class TransformersEngine:
         best: _Prefix | _Live | None = None
         best_length = 0
         wanted = request.token_ids[:-1]
-        candidates: list[_Prefix | _Live] = [*self._prefixes.values(), *self._live.values()]
+        candidates: list[_Prefix | _Live] = [*self._known.get(request.group, {}).values()]
+        candidates += [live for live in self._live.values() if live.group == request.group]
         for known in candidates:
-            if known.group == request.group:
-                length = _common(known.tokens[: known.fed], wanted)
-                if length > best_length:
-                    best, best_length = known, length
+            length = _common(known.tokens[: known.fed], wanted)
+            if length > best_length:
+                best, best_length = known, length
         if isinstance(best, _Live):
             return self._cache.read(best.slot, best_length), best_length
         return (best.states if best else None), best_length
@@ -191,11 +195,16 @@ class TransformersEngine:
             self._drop(next(iter(self._prefixes)))
         if size <= self._max_prefix_bytes:
             self._prefixes[self._prefix_ids] = prefix
+            self._known.setdefault(prefix.group, {})[self._prefix_ids] = prefix
             self._prefix_ids += 1
             self.prefix_bytes += size
 
     def _drop(self, key: int) -> None:
-        self.prefix_bytes -= self._prefixes.pop(key).states.nbytes
+        prefix = self._prefixes.pop(key)
+        self.prefix_bytes -= prefix.states.nbytes
+        del self._known[prefix.group][key]
+        if not self._known[prefix.group]:
+            del self._known[prefix.group]
 
     # forward passes
 

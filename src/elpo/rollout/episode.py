@@ -7,7 +7,7 @@ A turn is taken (`take_turn`); it ends the trajectory, or asks for a tool call w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,16 +21,20 @@ MAX_MALFORMED_CALLS = 3
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on one trajectory; tokens count prompt, turns and feedback together."""
+    """Bounds on one trajectory; tokens count prompt, turns and feedback together.
+
+    A call beyond `max_calls` is not run: the policy is told so, and may still answer.
+    """
 
     max_turns: int
     max_tokens: int
     max_turn_tokens: int
+    max_calls: int | None = None
 
     def for_problem(self, problem: Problem) -> Limits:
         """These limits, tightened by `problem.metadata["max_turns"]` where a task sets it."""
         turns = min(self.max_turns, int(problem.metadata.get("max_turns", self.max_turns)))
-        return Limits(turns, self.max_tokens, self.max_turn_tokens)
+        return replace(self, max_turns=turns)
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,13 @@ class Episode:
         environment: Environment,
         turns_taken: int = 0,
         malformed_calls: int = 0,
+        calls: int = 0,
     ) -> None:
         self._dialogue = dialogue
         self._limits = limits
         self._turns_taken = turns_taken
         self._malformed_calls = malformed_calls
+        self._calls = calls
         self._turn: Turn | None = None
         self._text = ""  # of that turn
         self.context = context
@@ -98,8 +104,8 @@ class Episode:
     def take_turn(self, turn: Turn) -> ToolCall | None:
         """Read an assistant turn; return the call to run, or None.
 
-        After None either `stop` says why the trajectory ended, or a malformed call has already been
-        answered and the next turn can be sampled.
+        After None either `stop` says why the trajectory ended, or a call that was malformed or one too many
+        has already been answered and the next turn can be sampled.
         """
         self._turn, self._text = turn, self._dialogue.text(turn.token_ids)
         self._turns_taken += 1
@@ -115,6 +121,13 @@ class Episode:
             return None
         if call is None:
             self._finish(StopReason.ANSWER)
+            return None
+        self._calls += 1
+        max_calls = self._limits.max_calls
+        if max_calls is not None and self._calls > max_calls:
+            text = f"Error: no tool call is left (the limit is {max_calls}); answer now"
+            self.take_result(call, ToolResult(ToolStatus.RESOURCE_LIMIT, text), self.environment)
+            return None
         return call
 
     def take_result(self, call: ToolCall | None, result: ToolResult, environment: Environment) -> None:

@@ -1,14 +1,17 @@
 """Many trees, one engine: whichever trees have work keep the batch full.
 
 Each tree's strategy asks for rollouts and waits for them; the scheduler runs the rollouts of all trees
-side by side, decoding in the engine and running tools and grader in threads. A rollout's randomness
-comes from (seed, problem, draw) alone, so what is drawn does not depend on what else is in flight.
+side by side, decoding in the engine and running tools and grader in threads. A search is a chain of requests,
+so the tree with most of its budget left goes first: then all trees end together instead of the last one
+alone. A rollout's randomness comes from (seed, problem, draw) alone, so what is drawn does not depend on what
+else is in flight. Nothing is drawn on speculation: every draw is spent, and which anchor comes next is as
+good as a coin flip.
 """
 
 from __future__ import annotations
 
+import heapq
 import zlib
-from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -43,6 +46,14 @@ class RolloutCounts:
     tool_calls: int = 0
     tool_seconds: float = 0.0
     statuses: dict[ToolStatus, int] = field(default_factory=dict)
+
+    def __add__(self, other: RolloutCounts) -> RolloutCounts:
+        sums = {
+            name: value + getattr(other, name) for name, value in vars(self).items() if name != "statuses"
+        }
+        names = {**self.statuses, **other.statuses}
+        statuses = {name: self.statuses.get(name, 0) + other.statuses.get(name, 0) for name in names}
+        return RolloutCounts(**sums, statuses=statuses)
 
 
 @dataclass(eq=False)
@@ -132,22 +143,19 @@ class _Collection:
         self._policy_version = policy_version
         self._on_tree = on_tree
         self._ids = count()
+        self._order = count()
         self._growing: dict[int, _Growth] = {}
-        self._ready: deque[_Rollout] = deque()
+        self._ready: list[tuple[int, int, _Rollout]] = []  # a heap: least budget left last, then first come
         self._live: dict[int, _Rollout] = {}
         self._calls: dict[Future[tuple[ToolResult, Environment]], tuple[int, ToolCall]] = {}
         self._grades: dict[Future[Outcome], _Rollout] = {}
 
     def run(self, problems: Sequence[Problem]) -> list[RolloutTree]:
-        pending = deque(enumerate(problems))
-        trees: dict[int, RolloutTree] = {}
         try:
-            while pending or self._growing:
-                while pending and len(self._live) + len(self._ready) < self._engine.num_slots:
-                    index, problem = pending.popleft()
-                    trees[index] = self._plant(index, problem).tree
+            trees = [self._plant(index, problem).tree for index, problem in enumerate(problems)]
+            while self._growing:
                 while self._ready and len(self._live) < self._engine.num_slots:
-                    rollout = self._ready.popleft()
+                    *_, rollout = heapq.heappop(self._ready)
                     rollout_id = next(self._ids)
                     self._live[rollout_id] = rollout
                     self._submit(rollout_id, rollout)
@@ -159,7 +167,7 @@ class _Collection:
                 self._engine.release(rollout_id)
             for growth in self._growing.values():
                 self._fell(growth)
-        return [trees[index] for index in range(len(problems))]
+        return trees
 
     # one tree
 
@@ -193,7 +201,8 @@ class _Collection:
         growth.ledger.spend(request.num_rollouts)
         draws = range(first_draw, growth.ledger.spent)
         growth.awaited = [self._sprout(growth, request.prefix, draw) for draw in draws]
-        self._ready.extend(growth.awaited)
+        for rollout in growth.awaited:
+            heapq.heappush(self._ready, (-growth.ledger.remaining, next(self._order), rollout))
 
     def _sprout(self, growth: _Growth, prefix: int, draw: int) -> _Rollout:
         tree = growth.tree
@@ -208,6 +217,7 @@ class _Collection:
             growth.environments[prefix],
             turns_taken=len(path),
             malformed_calls=malformed,
+            calls=sum(step.tool_call is not None for step in path),
         )
         entropy = (self._seed, zlib.crc32(tree.problem.id.encode()), draw)
         seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])

@@ -2,8 +2,8 @@
 
 A question leads from one substance to another over several hops, and only the search tool knows the facts.
 The first fact looked up of a substance is the one that counts, so a hop read wrongly stands for good; a
-fruitless query costs a turn. The answer is a letter. So every failure has one first irrecoverable step, and
-it is computed here rather than estimated.
+fruitless query costs a turn. The answer is the last substance. So every failure has one first irrecoverable
+step, and it is computed here rather than estimated.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from elpo.config import Count, Section
-from elpo.graders.choice import grade_choice
-from elpo.graders.grade import Grade
+from elpo.graders.boxed import stated_answer
 from elpo.interfaces import Split
 from elpo.tasks.lookup_demonstrations import demonstrate, demonstrator_success
 from elpo.tasks.lookup_facts import NAMES, Treatment, fact_asked_for, knowledge_base
-from elpo.tasks.lookup_question import LETTERS, MAX_HOPS, VERBS, Question, questions
+from elpo.tasks.lookup_question import MAX_HOPS, VERBS, Question, questions
 from elpo.tools.search import SearchTool
 from elpo.tools.search_backend import passage_from
 from elpo.tools.search_index import FullTextIndex
@@ -30,12 +29,11 @@ from elpo.types import Outcome, Problem, Step, StopReason, ToolCall, ToolStatus
 
 INSTRUCTION = (
     "Search a fact a call: heat, acid or water and the substance. Of each substance only the first fact "
-    "searched counts. Then answer \\boxed{letter}."
+    "searched counts. Then answer \\boxed{substance}."
 )
 
 NumHops = Annotated[int, Field(ge=4, le=MAX_HOPS, strict=True)]
 NumSubstances = Annotated[int, Field(ge=24, le=len(NAMES), strict=True)]
-NumOptions = Annotated[int, Field(ge=2, le=len(LETTERS), strict=True)]
 Rate = Annotated[float, Field(ge=0, lt=1, strict=True)]
 Reward = Annotated[float, Field(strict=True)]
 
@@ -52,7 +50,6 @@ class LookupConfig(Section):
     num_substances: NumSubstances = 40
     min_hops: NumHops = 4
     max_hops: NumHops = 8
-    num_options: NumOptions = 4
     slack: Count = 2  # turns beyond one per hop and one for the answer
     reward_correct: Reward = 1.0
     reward_wrong: Reward = -1.0
@@ -103,30 +100,29 @@ class LookupTask:
         return [self.problem(question) for question in islice(self._questions("questions", split), num)]
 
     def problem(self, question: Question) -> Problem:
-        """`question` as a problem; `hops` is the truth: (substance, treatment, verb, minutes) of each."""
-        columns = (question.substances[:-1], question.treatments, question.verbs, question.minutes)
+        """`question` as a problem; `hops` is the truth: (substance, treatment, verb) of each."""
+        columns = (question.substances[:-1], question.treatments, question.verbs)
         return Problem(
             id=f"lookup-{self.config.seed}-{question.digest[:16]}",
             messages=({"role": "user", "content": f"{question.text}\n{INSTRUCTION}"},),
-            answer=question.letter,
+            answer=question.substances[-1],
             metadata={
                 "hops": list(zip(*columns, strict=True)),
-                "options": question.options,
                 "search_top_k": 1,
                 "max_turns": len(question.verbs) + 1 + self.config.slack,
             },
         )
 
     def grade(self, problem: Problem, steps: Sequence[Step], stop: StopReason) -> Outcome:
-        """Correct where the policy stopped with the right letter and every hop rightly looked up."""
+        """Correct where the policy stopped with the right substance and every hop rightly looked up."""
         finished = stop is StopReason.ANSWER and bool(steps) and not steps[-1].is_tool_step
         correct = finished and recoverable(problem, steps)
         reward = self.config.reward_correct if correct else self.config.reward_wrong
-        answer = _choice(problem, steps[-1]).answer if finished else None
+        answer = _answer(steps[-1]) if finished else None
         return Outcome(reward, correct, stop, answer)
 
     def gold_turns(self, problem: Problem) -> Sequence[ToolCall | str]:
-        """Every fact looked up in order, and the letter: a right solution."""
+        """Every fact looked up in order, and the last substance: a right solution."""
         queries = [f"{hop[1]} {hop[0]}" for hop in problem.metadata["hops"]]
         calls = [ToolCall("search", {"query": query}) for query in queries]
         return [*calls, f"\\boxed{{{problem.answer}}}"]
@@ -148,7 +144,7 @@ class LookupTask:
     def _questions(self, key: str, split: Split) -> Iterator[Question]:
         config = self.config
         key = f"{config.seed} {key}"
-        return questions(self.base, key, split, config.min_hops, config.max_hops, config.num_options)
+        return questions(self.base, key, split, config.min_hops, config.max_hops)
 
     @cached_property
     def _tool(self) -> SearchTool:
@@ -182,7 +178,7 @@ def recoverable(problem: Problem, steps: Sequence[Step]) -> bool:
         return False
     hops_left, turns_left = found.count(None), int(problem.metadata["max_turns"]) - len(steps)
     if steps and not steps[-1].is_tool_step:
-        return hops_left == 0 and turns_left >= 0 and _choice(problem, steps[-1]).correct
+        return hops_left == 0 and turns_left >= 0 and _answer(steps[-1]) == problem.answer
     return turns_left >= hops_left + 1
 
 
@@ -205,5 +201,7 @@ def first_irrecoverable_step(
     return None if finished else len(steps)
 
 
-def _choice(problem: Problem, step: Step) -> Grade:
-    return grade_choice(step.text, problem.answer, len(problem.metadata["options"]))
+def _answer(step: Step) -> str | None:
+    """The substance that a final turn names, without regard to case."""
+    answer = stated_answer(step.text)
+    return None if answer is None else answer.casefold()

@@ -12,8 +12,15 @@ from elpo.tools.search_backend import STOP_WORDS, words_of
 Treatment = Literal["heat", "acid", "water"]
 
 TREATMENTS: tuple[Treatment, ...] = ("heat", "acid", "water")
-NAMES = tuple(str(number) for number in range(10, 100))
-"""Substances have numbers, two digits each."""
+_WORDS = """
+amber ash bark bone brass brick bronze chalk clay coal cobalt copper coral cork cotton flint fur glass
+gold grain gravel gum hemp horn ink iron ivory jade lead leaf lime linen marble moss mud nickel oak opal
+paper pearl peat pitch quartz resin rope rubber ruby rust salt sand silk silver slate soap soot stone
+straw sugar tar tin wax wheat wood wool zinc
+"""
+
+NAMES = tuple(_WORDS.split())
+"""Substances are single common words, so that a small model reads each as one token."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,8 @@ def fact_asked_for(query: str) -> tuple[str, Treatment] | None:
 
     The words of the query must be a treatment and one other word, in any order; common words do not matter.
 
-    >>> [fact_asked_for(query) for query in ("heat 47", "What is 47 with heat?", "heat or acid 47", "47")]
-    [('47', 'heat'), ('47', 'heat'), None, None]
+    >>> [fact_asked_for(query) for query in ("heat tin", "What is tin with heat?", "heat or acid tin", "tin")]
+    [('tin', 'heat'), ('tin', 'heat'), None, None]
     """
     words = {word for word in words_of(query) if word not in STOP_WORDS}
     found = [treatment for treatment in TREATMENTS if treatment in words]

@@ -28,7 +28,6 @@ VERBS: dict[str, Treatment] = {
 """The treatment behind each verb. A question uses a verb at most once, so a verb names its hop."""
 
 MAX_HOPS = len(VERBS)
-LETTERS = "ABCDEFGH"
 
 CONFUSED_WITH: dict[Treatment, Treatment] = {"heat": "acid", "acid": "water", "water": "heat"}
 """The treatment that a confused reader takes instead."""
@@ -39,19 +38,16 @@ _SPLIT_BUCKETS: dict[int, Split] = {0: "test", 1: "validation"}  # of 10; the ot
 @dataclass(frozen=True)
 class Question:
     """A chain of hops over a knowledge base. `substances` are those met on the way, all different: the first
-    is given, the last is asked for. How long each step takes is told and does not matter."""
+    is given, the last is asked for."""
 
     verbs: tuple[str, ...]
-    minutes: tuple[int, ...]
     substances: tuple[str, ...]  # one more than verbs
-    options: tuple[str, ...]
 
     @property
     def text(self) -> str:
         """The question as the policy reads it, a line for each hop."""
-        hops = ",\n".join(f"{verb} {time} min" for verb, time in zip(self.verbs, self.minutes, strict=True))
-        options = " ".join(f"{letter}) {name}" for letter, name in zip(LETTERS, self.options, strict=False))
-        return f"Take substance {self.substances[0]},\n{hops}.\nWhich is it then? {options}"
+        hops = ",\n".join(f"{hop} {verb}" for hop, verb in enumerate(self.verbs, 1))
+        return f"Take {self.substances[0]},\n{hops}.\nWhat is it then?"
 
     @property
     def treatments(self) -> tuple[Treatment, ...]:
@@ -59,13 +55,8 @@ class Question:
         return tuple(VERBS[verb] for verb in self.verbs)
 
     @property
-    def letter(self) -> str:
-        """The option that is right."""
-        return LETTERS[self.options.index(self.substances[-1])]
-
-    @property
     def digest(self) -> str:
-        """A hash of what is asked. Options and minutes do not enter: with others it is the same question."""
+        """A hash of what is asked."""
         return hashlib.sha256(repr((self.substances[0], self.verbs)).encode()).hexdigest()
 
     @property
@@ -82,9 +73,7 @@ def follow(base: KnowledgeBase, start: str, treatments: Sequence[Treatment]) -> 
     return tuple(substances)
 
 
-def draw_question(
-    base: KnowledgeBase, rng: random.Random, min_hops: int, max_hops: int, num_options: int
-) -> Question:
+def draw_question(base: KnowledgeBase, rng: random.Random, min_hops: int, max_hops: int) -> Question:
     """A random question.
 
     The set of verbs is uniform among the sets of its size (start and order are drawn again until the
@@ -92,44 +81,22 @@ def draw_question(
     """
     num_hops = rng.randint(min_hops, max_hops)
     verbs = rng.sample(sorted(VERBS), num_hops)
-    minutes = tuple(rng.randint(2, 9) for _ in verbs)
     while True:
         rng.shuffle(verbs)
         treatments = tuple(VERBS[verb] for verb in verbs)
         substances = follow(base, rng.choice(base.substances), treatments)
         if len(set(substances)) == len(substances):
-            options = _options(base, substances, treatments, rng, num_options)
-            return Question(tuple(verbs), minutes, substances, options)
+            return Question(tuple(verbs), substances)
 
 
 def questions(
-    base: KnowledgeBase, key: str, split: Split, min_hops: int, max_hops: int, num_options: int
+    base: KnowledgeBase, key: str, split: Split, min_hops: int, max_hops: int
 ) -> Iterator[Question]:
     """The endless, repetition-free sequence of a split's questions that `key` seeds."""
     seen: set[str] = set()
     for index in count():
         rng = random.Random(f"{key}:{index}")
-        question = draw_question(base, rng, min_hops, max_hops, num_options)
+        question = draw_question(base, rng, min_hops, max_hops)
         if question.split == split and question.digest not in seen:
             seen.add(question.digest)
             yield question
-
-
-def _options(
-    base: KnowledgeBase,
-    substances: Sequence[str],
-    treatments: Sequence[Treatment],
-    rng: random.Random,
-    num_options: int,
-) -> tuple[str, ...]:
-    """The right substance among those that one confusion leads to, filled up with any, in random order."""
-    wrong: list[str] = []
-    for hop, treatment in enumerate(treatments):
-        confused = (*treatments[:hop], CONFUSED_WITH[treatment], *treatments[hop + 1 :])
-        wrong.append(follow(base, substances[0], confused)[-1])
-    rng.shuffle(wrong)
-    fillers = rng.sample(base.substances, num_options)
-    candidates = [name for name in dict.fromkeys([*wrong, *fillers]) if name != substances[-1]]
-    options = [substances[-1], *candidates[: num_options - 1]]
-    rng.shuffle(options)
-    return tuple(options)

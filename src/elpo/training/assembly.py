@@ -9,8 +9,11 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from elpo.algorithms.entropy_branching import entropy_branching
 from elpo.algorithms.frontier import frontier
+from elpo.algorithms.posterior import posterior
 from elpo.algorithms.strategies import Strategy, bel, independent, random_prefix
+from elpo.algorithms.vine import vine
 from elpo.config import Config, ModelConfig, RolloutConfig, SearchToolConfig, StrategyConfig
 from elpo.interfaces import Task, Tool
 from elpo.rollout.dialogue import Dialogue
@@ -58,9 +61,30 @@ def make_strategy(config: StrategyConfig) -> Strategy:
         case "independent":
             return independent()
         case "random_prefix":
-            return random_prefix()
+            return random_prefix(config.num_chains)
         case "frontier":
             return frontier()
+        case "vine":
+            return vine(config.num_chains, config.num_samples)
+        case "entropy_branching":
+            return entropy_branching(
+                num_chains=config.num_chains,
+                rule=config.branching,
+                entropy_weight=config.entropy_weight,
+                penalty=config.branch_penalty,
+                pre_monitor=config.pre_monitor,
+                entropy_tokens=config.entropy_tokens,
+            )
+        case "posterior":
+            return posterior(
+                max_failures=config.max_failures,
+                max_suffixes=config.max_suffixes,
+                confidence=config.confidence,
+                round_cost=config.round_cost,
+                informed=config.informed,
+                search_limit=config.search_limit,
+                entropy_tokens=config.entropy_tokens,
+            )
         case "bel":
             return bel(
                 max_failures=config.max_failures,

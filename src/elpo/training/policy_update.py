@@ -1,40 +1,27 @@
-"""One RL step's learning: credit for finished trees, then mini-batch updates with the clipped surrogate."""
+"""One RL step's learning: mini-batch updates on finished trees with the configured surrogate."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from elpo.algorithms.credit import Credit, assign_credit
-from elpo.algorithms.surrogate import (
-    SurrogateStatistics,
-    clipped_surrogate,
-    surrogate_statistics,
-    token_weights,
+from elpo.algorithms.credit import Credit
+from elpo.algorithms.surrogate import SurrogateStatistics, surrogate_statistics, token_weights
+from elpo.algorithms.surrogates import (
+    BY_TRAJECTORY,
+    LEARN_FROM_ZERO,
+    SURROGATES,
+    TokenTerms,
+    clipped_log_ratio,
 )
 from elpo.batch import micro_batches, token_batch
 from elpo.config import AlgorithmConfig, LossConfig, RLConfig
-from elpo.packing import MicroBatch, Minibatch, num_unique, pack_trees
+from elpo.packing import MicroBatch, Minibatch, Trajectories, num_unique, pack_trees
 from elpo.training.learner import Learner
 from elpo.tree import RolloutTree
-
-
-def credit_of(tree: RolloutTree, config: AlgorithmConfig) -> Credit:
-    """Advantages and clip bounds of every node of a finished tree, by the configured rule."""
-    credit, clip = config.credit, config.clip
-    return assign_credit(
-        tree,
-        branch_weight=credit.branch_weight,
-        std=credit.std,
-        scale=credit.scale,
-        eps=credit.eps,
-        eps_low=clip.low,
-        eps_high=clip.high,
-        eps_elc=clip.elc,
-        scope=clip.scope,
-    )
 
 
 def update_policy(
@@ -54,7 +41,7 @@ def update_policy(
     losses: list[float] = []
     norms: list[float] = []
     differences: list[float] = []
-    prepare = _packed if learner.packed else _unrolled
+    prepare = packed if learner.packed else unrolled
     batches = [
         prepare(
             trees[i : i + rl.problems_per_minibatch],
@@ -93,24 +80,46 @@ def update_policy(
     return metrics
 
 
-def _packed(
+def _by_trajectory(credits: Sequence[Credit], loss: LossConfig) -> bool:
+    """Whether a token of a shared prefix is another term in each trajectory through it."""
+    return loss.surrogate in BY_TRAJECTORY or any(credit.own is not None for credit in credits)
+
+
+def packed(
     trees: Sequence[RolloutTree], credits: Sequence[Credit], loss: LossConfig, max_tokens: int
 ) -> Minibatch:
     """Every token of a tree once."""
-    return pack_trees(trees, credits, loss.aggregation, loss.shared_tokens, max_tokens)
+    return pack_trees(
+        trees,
+        credits,
+        loss.aggregation,
+        loss.shared_tokens,
+        max_tokens,
+        divisor=loss.divisor,
+        by_trajectory=_by_trajectory(credits, loss),
+        keep_all=loss.surrogate in LEARN_FROM_ZERO,
+    )
 
 
-def _unrolled(
+def unrolled(
     trees: Sequence[RolloutTree], credits: Sequence[Credit], loss: LossConfig, max_tokens: int
 ) -> Minibatch:
     """A padded row for every trajectory: Eq. 1 as it is written."""
     batch = token_batch(trees, credits, loss.shared_tokens)
-    learning = torch.nonzero(batch.carries_gradient)[:, 0]
-    weights = token_weights(batch.mask, loss.aggregation)
+    learns = batch.mask.any(-1) if loss.surrogate in LEARN_FROM_ZERO else batch.carries_gradient
+    learning = torch.nonzero(learns)[:, 0]
+    weights = token_weights(batch.mask, loss.aggregation, loss.divisor)
     parts = []
     for index in micro_batches(batch.lengths[learning], max_tokens):
         rows = batch.rows(learning[index])
         sampled = rows.mask > 0
+        of_rows = weights[learning[index], : rows.token_ids.shape[1]]
+        by_row = None
+        if _by_trajectory(credits, loss):
+            places = torch.nonzero(sampled.flatten())[:, 0]
+            by_row = Trajectories(
+                places, torch.nonzero(sampled)[:, 0], of_rows[sampled], rows.advantages[sampled]
+            )
         parts.append(
             MicroBatch(
                 token_ids=rows.token_ids,
@@ -119,13 +128,28 @@ def _unrolled(
                 advantages=rows.advantages,
                 clip_low=rows.clip_low,
                 clip_high=rows.clip_high,
-                weights=weights[learning[index], : rows.token_ids.shape[1]],
+                weights=of_rows,
                 counts=sampled.float(),
+                trajectories=by_row,
             )
         )
-    learns = iter(batch.carries_gradient.tolist())
-    unique = sum(num_unique(tree, [leaf for leaf in tree.leaves if next(learns)]) for tree in trees)
+    kept = iter(learns.tolist())
+    unique = sum(num_unique(tree, [leaf for leaf in tree.leaves if next(kept)]) for tree in trees)
     return Minibatch(tuple(parts), unique)
+
+
+def loss_terms(part: MicroBatch, logprobs: Tensor, entropies: Tensor) -> tuple[TokenTerms, Tensor, Tensor]:
+    """What the surrogate of a part looks at, the weight of each token, and how many each counts for.
+
+    The loss of the part is `-(weights * surrogate(terms, algorithm)).sum()`.
+    """
+    bounds = part.clip_low, part.clip_high
+    terms = TokenTerms(logprobs, entropies, part.old_logprobs, part.advantages, *bounds)
+    of = part.trajectories
+    if of is None:
+        return terms, part.weights, part.counts
+    terms = replace(terms.at(of.places, of.numbers), advantages=of.advantages)
+    return terms, of.weights, torch.ones_like(of.weights)
 
 
 class _Update:
@@ -137,25 +161,31 @@ class _Update:
         self.logprob_difference = 0.0  # mean over sampled tokens, nats
         self._learner = learner
         self._parts = parts
-        self._clip = algorithm.clip
+        self._algorithm = algorithm
 
     def losses(self) -> Iterator[Tensor]:
         """Eq. 1 in parts that add up to it."""
+        surrogate = SURROGATES[self._algorithm.loss.surrogate]
         num_tokens = 0.0
         difference = 0.0
         for part in self._parts:
             on = part.to(self._learner.device)
-            logprobs, _ = self._learner.scorer(on.token_ids, on.sampled, on.layout)
-            bounds = (on.clip_low, on.clip_high)
-            objective = clipped_surrogate(logprobs, on.old_logprobs, on.advantages, *bounds, self._clip.dual)
-            loss = -(on.weights * objective).sum()
+            logprobs, entropies = self._learner.scorer(on.token_ids, on.sampled, on.layout)
+            terms, weights, counts = loss_terms(on, logprobs, entropies)
+            loss = -(weights * surrogate(terms, self._algorithm)).sum()
             with torch.no_grad():
-                error_region = on.clip_low < 1 - self._clip.low - 1e-6
                 self.statistics += surrogate_statistics(
-                    logprobs, on.old_logprobs, on.advantages, *bounds, on.counts, error_region
+                    terms.logprobs,
+                    terms.old_logprobs,
+                    terms.advantages,
+                    terms.clip_low,
+                    terms.clip_high,
+                    counts,
+                    terms.clip_low < 1 - self._algorithm.clip.low - 1e-6,
+                    clipped_log_ratio(terms, self._algorithm),
                 )
-                difference += float(((logprobs - on.old_logprobs).abs() * on.counts).sum())
-                num_tokens += float(on.counts.sum())
+                difference += float(((terms.logprobs - terms.old_logprobs).abs() * counts).sum())
+                num_tokens += float(counts.sum())
                 self.loss += float(loss)
             yield loss
         self.logprob_difference = difference / max(1.0, num_tokens)

@@ -45,6 +45,18 @@ def rollout_metrics(trees: Sequence[RolloutTree], counts: RolloutCounts) -> dict
     return metrics | {name: float(np.mean(values)) for name, values in means.items() if len(values)}
 
 
+def discarded_metrics(grown: Sequence[RolloutTree], kept: Sequence[RolloutTree]) -> dict[str, float]:
+    """What was paid for and is not trained on, because the prompt sampling threw its tree away."""
+    ids = {id(tree) for tree in kept}
+    discarded = [tree for tree in grown if id(tree) not in ids]
+    steps = [node.step for tree in discarded for node in tree.nodes]
+    return {
+        "rollouts/discarded": float(sum(len(tree.leaves) for tree in discarded)),
+        "tokens/discarded": float(sum(step.sampled.sum() for step in steps)),
+        "tool/discarded_calls": float(sum(step.tool_call is not None for step in steps)),
+    }
+
+
 def engine_metrics(before: EngineCounts, engine: Engine) -> dict[str, float]:
     """What the engine did since `before`."""
     now = engine.counts

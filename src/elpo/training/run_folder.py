@@ -32,7 +32,7 @@ from elpo.tree_json import tree_from_json, tree_to_json
 
 Phase = Literal["sft", "rl", "evaluation"]
 
-RESUMABLE = re.compile(r"run\.(?!seed$).*|rl\.num_steps|evaluation\.every")
+RESUMABLE = re.compile(r"run\.(?!seed$).*|rl\.num_steps|rl\.max_rollouts|evaluation\.every")
 """Settings that may differ when a run is continued: how long and where, not what is learned."""
 
 

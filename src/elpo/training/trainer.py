@@ -17,15 +17,17 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from elpo.algorithms.credit import Credit
+from elpo.algorithms.credit_rules import assign_credits
 from elpo.config import Config, OptimizerConfig
 from elpo.evaluation.success import measure_success
-from elpo.training.assembly import Assembly, assemble, choose_device, derived_seed, make_strategy
+from elpo.training.assembly import Assembly, assemble, choose_device, derived_seed
 from elpo.training.checkpoint import Checkpoints, Position
+from elpo.training.collection import collect_step
 from elpo.training.learner import Learner
 from elpo.training.metrics_log import MetricsLog
-from elpo.training.policy_update import credit_of, update_policy
+from elpo.training.policy_update import update_policy
 from elpo.training.progress import Progress, SilentProgress
-from elpo.training.rollout_metrics import engine_metrics, rollout_metrics
+from elpo.training.rollout_metrics import discarded_metrics, engine_metrics, rollout_metrics
 from elpo.training.run_folder import Phase, RunFolder
 from elpo.training.sft import batch_indices, conversation_tokens, sft_update
 from elpo.training.vllm_sampling import sync_weights
@@ -153,28 +155,22 @@ class _Run:
             self.checkpoints.restore(state, learner)
         sync_weights(self.assembly.scheduler, self.assembly.model)
         problems = self.assembly.task.problems("train", rl.num_problems)
-        strategy = make_strategy(self.config.algorithm.strategy)
         if state is None:
             self._evaluate(learner)
         self.progress.start("rl", rl.num_steps, self.position.step)
-        order_seed = derived_seed(self.config.run.seed, "problems")
         for step in range(self.position.step + 1, rl.num_steps + 1):
+            if self._rounds_left() == 0:
+                break
             started = self._begin("rl", step)
-            index = batch_indices(len(problems), rl.problems_per_step, step - 1, order_seed)
             self.assembly.model.eval()
-            engine_before = replace(self.assembly.scheduler.engine.counts)
-            trees, counts = self.assembly.scheduler.grow(
-                [problems[i] for i in index],
-                strategy,
-                self.config.algorithm.num_rollouts,
-                seed=derived_seed(self.config.run.seed, "rollouts", step),
-                policy_version=step - 1,
-            )
-            grown = time.perf_counter()
-            credits = [credit_of(tree, self.config.algorithm) for tree in trees]
+            scheduler = self.assembly.scheduler
+            engine_before = replace(scheduler.engine.counts)
+            found = collect_step(self.config, scheduler, problems, step, self._rounds_left())
+            grown, trees = time.perf_counter(), found.kept
+            credits = assign_credits(trees, self.config.algorithm)
             self.assembly.model.train()
-            metrics = rollout_metrics(trees, counts)
-            metrics |= engine_metrics(engine_before, self.assembly.scheduler.engine)
+            metrics = rollout_metrics(found.grown, found.counts) | discarded_metrics(found.grown, trees)
+            metrics |= engine_metrics(engine_before, scheduler.engine)
             metrics |= update_policy(learner, trees, credits, self.config.algorithm, rl)
             sync_weights(self.assembly.scheduler, self.assembly.model)
             done = time.perf_counter()
@@ -186,11 +182,19 @@ class _Run:
             self._record("rl", step, metrics)
             self._keep_trees(step, trees, credits)
             every = self.config.evaluation.every
-            if step == rl.num_steps or (every and step % every == 0):
+            if step == rl.num_steps or (every and step % every == 0) or self._rounds_left() == 0:
                 self._evaluate(learner)
             elif step % self.config.run.checkpoint_every == 0 or self.stopping:
                 self._save(learner)
             self._stop_if_asked()
+
+    def _rounds_left(self) -> int | None:
+        """Batches of groups that the run's rollouts still pay for; None where they are not limited."""
+        rl = self.config.rl
+        if rl.max_rollouts is None:
+            return None
+        spent = sum(line["rollouts/total"] for line in self.folder.read_metrics("rl"))
+        return int(rl.max_rollouts - spent) // (rl.problems_per_step * self.config.algorithm.num_rollouts)
 
     # shared by both
 
@@ -252,7 +256,7 @@ class _Run:
 
     def _result(self) -> Result:
         held_out = {line["step"]: line["success/heldout"] for line in self.folder.read_metrics("evaluation")}
-        before, after = held_out.get(0, float("nan")), held_out.get(self.config.rl.num_steps, float("nan"))
+        before, after = held_out.get(0, float("nan")), held_out.get(self.position.step, float("nan"))
         return Result(self.folder.path, before, after, self.position.best_success)
 
     @contextmanager

@@ -123,6 +123,8 @@ def _marks(tree: RolloutTree, number: dict[int, int]) -> dict[int, list[tuple[st
         if found.critical is not None:
             text = f"{'CRITICAL' if found.exact else 'critical?'} of {number[found.leaf]}"
             marks.setdefault(found.critical, []).append((text, "bold magenta"))
+        for node in found.falls:
+            marks.setdefault(node, []).append((f"fall of {number[found.leaf]}", "magenta"))
     return marks
 
 

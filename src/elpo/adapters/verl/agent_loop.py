@@ -26,11 +26,11 @@ from verl.experimental.agent_loop.agent_loop import (  # noqa: E402
     AgentLoopOutput,
 )
 
+from elpo.adapters.leaf_rows import leaf_rows  # noqa: E402
 from elpo.adapters.verl.engine import VerlEngine  # noqa: E402
 from elpo.adapters.verl.entropies import FailureEntropies  # noqa: E402
 from elpo.adapters.verl.settings import entropy_source, read_recipe  # noqa: E402
 from elpo.algorithms.strategies import Strategy, independent  # noqa: E402
-from elpo.batch import trajectory_rows  # noqa: E402
 from elpo.config import Config  # noqa: E402
 from elpo.interfaces import InfrastructureFault, Task, Tool  # noqa: E402
 from elpo.rollout.dialogue import Dialogue  # noqa: E402
@@ -39,7 +39,6 @@ from elpo.rollout.faults import FaultMeter  # noqa: E402
 from elpo.rollout.scheduler import RolloutCounts, Scheduler  # noqa: E402
 from elpo.tasks.loading import load_task  # noqa: E402
 from elpo.training.assembly import derived_seed, make_strategy, make_tools  # noqa: E402
-from elpo.training.policy_update import credit_of  # noqa: E402
 from elpo.training.rollout_metrics import rollout_metrics  # noqa: E402
 from elpo.tree import RolloutTree  # noqa: E402
 from elpo.types import Problem  # noqa: E402
@@ -208,39 +207,19 @@ def leaf_outputs(
     span = {"min_global_steps": min(versions), "max_global_steps": max(versions)}
     metrics = AgentLoopMetrics(generate_sequences=seconds, tool_calls=counts.tool_seconds)
     outputs = []
-    for leaf, row in zip(tree.leaves, trajectory_rows(tree, credit_of(tree, config.algorithm)), strict=True):
-        after = {name: values[len(prompt) :].tolist() for name, values in row.items()}
-        outcome = tree.outcomes[leaf]
+    for row in leaf_rows(tree, config.algorithm, size, config.rollout.max_tokens, filler):
+        correct, lost = float(row.outcome is not None and row.outcome.correct), float(row.outcome is None)
         outputs.append(
             AgentLoopOutput(
                 prompt_ids=prompt,
-                response_ids=after["token_ids"],
-                response_mask=[int(on) for on in after["mask"]],
-                response_logprobs=after["old_logprobs"],
-                reward_score=outcome.reward,
-                num_turns=len(tree.path(leaf)),
+                response_ids=row.token_ids,
+                response_mask=row.mask,
+                response_logprobs=row.logprobs,
+                reward_score=0.0 if row.outcome is None else row.outcome.reward,
+                num_turns=row.num_turns,
                 metrics=metrics,
                 extra_fields=span
-                | {
-                    "reward_extra_info": {"acc": float(outcome.correct), "lost": 0.0},
-                    "elpo": {name: after[name] for name in ("advantages", "clip_low", "clip_high")},
-                },
-            )
-        )
-    for _ in range(size - len(outputs)):
-        outputs.append(
-            AgentLoopOutput(
-                prompt_ids=prompt,
-                response_ids=[filler],
-                response_mask=[0],
-                response_logprobs=[0.0],
-                reward_score=0.0,
-                metrics=metrics,
-                extra_fields=span
-                | {
-                    "reward_extra_info": {"acc": 0.0, "lost": 1.0},
-                    "elpo": {"advantages": [0.0], "clip_low": [1.0], "clip_high": [1.0]},
-                },
+                | {"reward_extra_info": {"acc": correct, "lost": lost}, "elpo": dict(row.numbers)},
             )
         )
     outputs[0].extra_fields["elpo"]["metrics"] = rollout_metrics([tree], counts)

@@ -105,8 +105,9 @@ def check_agreement(config: Any, ours: Config) -> None:
         ValueError: names the key of verl's, its value and what it should be.
     """
     rollout, actor = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor
-    if ours.algorithm.loss.shared_tokens != "duplicate":
-        raise ValueError("algorithm.loss.shared_tokens is once, but verl has a row for each trajectory")
+    from elpo.adapters.leaf_rows import check_algorithm
+
+    check_algorithm(ours.algorithm, "verl")
     clip = ours.algorithm.clip
     wanted = {
         "actor_rollout_ref.rollout.n": (rollout.n, ours.algorithm.num_rollouts),

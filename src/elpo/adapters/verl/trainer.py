@@ -23,11 +23,9 @@ from verl.trainer.ppo.v1 import register_trainer  # noqa: E402
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync  # noqa: E402
 from verl.utils.config import omega_conf_to_dataclass  # noqa: E402
 
+from elpo.adapters.leaf_rows import NEUTRAL  # noqa: E402
 from elpo.adapters.verl.loss import elpo_loss  # noqa: E402
 from elpo.adapters.verl.settings import TRAINER, check_agreement, read_recipe  # noqa: E402
-
-NEUTRAL = {"advantages": 0.0, "clip_low": 1.0, "clip_high": 1.0}
-"""The columns that ELPO sets, and their values on tokens that are nobody's."""
 
 
 @register_trainer(TRAINER)

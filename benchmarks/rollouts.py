@@ -1,0 +1,242 @@
+"""The rollout phase: ELPO's search against plain group sampling, and how its cost grows with the work.
+
+    python benchmarks/rollouts.py                about ten minutes on two cores
+
+Both draw the same number of rollouts of the same ledger problems with the same model, engine, sandbox and
+seeds, in turns. The model has random weights and does all its work at every token; which token comes next is
+then read from a script, a clerk who makes a given number of entries and then answers, so that length of
+trajectories and success are the benchmark's to set. A trajectory succeeds if none of its entries was wrong.
+Times are those of one run, the fastest of --repeats in turns. Writes rollouts.json and rollouts.md to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from packing import Entries, clerk
+
+from elpo.algorithms.strategies import Strategy, bel, independent
+from elpo.config import TinyModelConfig
+from elpo.engines.sampling import uniforms
+from elpo.engines.transformers import TransformersEngine
+from elpo.models.tiny import initial_model, train_tokenizer
+from elpo.provenance import provenance
+from elpo.rollout.dialogue import Dialogue
+from elpo.rollout.episode import Limits
+from elpo.rollout.scheduler import Scheduler
+from elpo.tools.python import PythonTool
+from elpo.tree import RolloutTree
+
+SIZES = {
+    "0.02M": TinyModelConfig(hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=64),
+    "0.2M": TinyModelConfig(hidden_size=96, num_layers=3, num_heads=2, num_kv_heads=1, intermediate_size=288),
+    "1M": TinyModelConfig(hidden_size=128, num_layers=4, intermediate_size=384),
+    "10M": TinyModelConfig(hidden_size=320, num_layers=8, num_heads=5, num_kv_heads=5, intermediate_size=960),
+    "50M": TinyModelConfig(
+        hidden_size=640, num_layers=10, num_heads=10, num_kv_heads=5, intermediate_size=1920
+    ),
+}
+STRATEGIES: dict[str, Strategy] = {"GRPO": independent(), "ELPO": bel()}
+SUCCESS = 0.2
+
+
+class ClerkEngine(TransformersEngine):
+    """The engine with all its work, whose tokens are then those of `policy`."""
+
+    policy: Any
+    tokenizer: Any
+    peak_prefix_bytes = 0
+
+    def _keep(self, prefix: Any) -> None:
+        super()._keep(prefix)
+        self.peak_prefix_bytes = max(self.peak_prefix_bytes, self.prefix_bytes)
+
+    def _sample(self, lives: Sequence[Any], logits: torch.Tensor) -> None:
+        super()._sample(lives, logits)
+        for live in lives:
+            if len(live.sampled) == 1:
+                context = self.tokenizer.decode(live.tokens.tolist(), skip_special_tokens=False)
+                uniform = uniforms(np.array([live.request.seed], np.uint64), np.array([len(live.tokens)]))
+                text = self.policy(context, float(uniform[0]))
+                live.turn = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], *self._end_ids]
+                live.entropies[-1] = len(text) % 7 / 7  # of the step, on average: what the search looks at
+            live.sampled[-1] = live.turn[len(live.sampled) - 1]
+
+
+class Bench:
+    """Model, tokenizer and tool, made once for each size of model."""
+
+    def __init__(self, size: str) -> None:
+        self.tool = PythonTool(state="session")
+        task = Entries()
+        self.tokenizer = train_tokenizer(task.demonstrations(300, seed=0))
+        self.model = initial_model(SIZES[size], self.tokenizer, seed=0)
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+
+    def grow(
+        self,
+        strategy: Strategy,
+        problems: int,
+        rollouts: int,
+        steps: int,
+        slots: int,
+        deterministic: bool = False,
+    ) -> tuple[dict[str, float], list[RolloutTree]]:
+        """One rollout phase: what it took, and its trees."""
+        dialogue = Dialogue(self.tokenizer, [self.tool.schema])
+        engine = ClerkEngine(self.model, (dialogue.end_id,), slots)
+        engine.policy, engine.tokenizer = clerk(steps - 1, SUCCESS), self.tokenizer
+        limits = Limits(steps + 1, 4000, 200)
+        task = Entries()
+        chosen = [
+            replace(problem, metadata={**problem.metadata, "max_turns": steps})
+            for problem in task.problems("train", problems)
+        ]
+        tools = {"python": self.tool}
+        scheduler = Scheduler(engine, task, tools, dialogue, limits, deterministic=deterministic)
+        wall, cpu = time.perf_counter(), time.process_time()
+        trees, counts = scheduler.grow(chosen, strategy, rollouts, seed=0)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        assert all(len(tree.outcomes) == rollouts for tree in trees)
+        correct = [outcome.correct for tree in trees for outcome in tree.outcomes.values()]
+        done = engine.counts
+        found = {
+            "seconds": wall,
+            "cpu_seconds": cpu,
+            "tokens": counts.sampled_tokens,
+            "steps": done.decode_steps,
+            "chunk_steps": done.chunk_steps,
+            "occupancy": done.decoded_tokens / (done.decode_steps * slots),
+            "fed": done.fed_tokens,
+            "reused": done.reused_tokens,
+            "reusable": sum(map(reusable_tokens, trees)),
+            "tool_calls": counts.tool_calls,
+            "success": sum(correct) / len(correct),
+            "prefix_mb": engine.peak_prefix_bytes / 2**20,
+            "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+        return found, trees
+
+
+def reusable_tokens(tree: RolloutTree) -> int:
+    """Context tokens that a rollout began with and another one had fed before it, but for the last of them,
+    which is always fed for its logits."""
+    seen: set[int] = set()
+    starts = []
+    for leaf in tree.outcomes:
+        path = tree.path(leaf)
+        starts.append(next(tree.nodes[node].parent for node in path if node not in seen))
+        seen.update(path)
+    return sum(len(tree.context(start)) - 1 for start in starts[1:])
+
+
+def against_each_other(bench: Bench, steps: int, slots: int, repeats: int) -> dict[str, Any]:
+    """ELPO over GRPO at 64 problems of 16 rollouts."""
+    best: dict[str, dict[str, float]] = {}
+    for _ in range(repeats):
+        for name, strategy in STRATEGIES.items():
+            now, _ = bench.grow(strategy, 64, 16, steps, slots)
+            if name not in best or now["seconds"] < best[name]["seconds"]:
+                best[name] = now
+            print(name, now, flush=True)
+    elpo, grpo = best["ELPO"], best["GRPO"]
+    compared = ("seconds", "cpu_seconds", "tokens", "steps", "tool_calls")
+    ratios = {key: elpo[key] / grpo[key] for key in compared}
+    return {"steps": steps, "slots": slots, "ratio": ratios, **best}
+
+
+def growth(benches: dict[str, Bench]) -> list[dict[str, Any]]:
+    """What ELPO's rollout phase costs as one quantity grows."""
+    rows = []
+    plans: list[tuple[str, dict[str, Any]]] = [
+        *(("problems", {"problems": num}) for num in (16, 64, 256)),
+        *(("rollouts", {"rollouts": num}) for num in (16, 32, 64)),
+        *(("steps", {"steps": num}) for num in (4, 8, 16, 32)),
+        *(("model", {"size": size, "problems": 4}) for size in list(SIZES)[1:]),
+    ]
+    for what, changed in plans:
+        setting = {"size": "0.2M", "problems": 16, "rollouts": 16, "steps": 8, "slots": 64} | changed
+        bench = benches.setdefault(setting["size"], Bench(setting["size"]))
+        sizes = {key: value for key, value in setting.items() if key != "size"}
+        result, _ = bench.grow(bel(), **sizes)
+        rows.append({"grows": what, **setting, "parameters": bench.parameters, **result})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def tables(pairs: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = [
+        "ELPO over GRPO, 64 problems of 16 rollouts, 0.2M parameters:",
+        "",
+        "| steps | slots | seconds | processor seconds | tokens | engine steps | tool calls | occupancy ELPO "
+        "| occupancy GRPO | prefix tokens reused ELPO | GRPO |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for pair in pairs:
+        elpo, grpo = pair["ELPO"], pair["GRPO"]
+        ratios = " | ".join(f"{value:.2f}" for value in pair["ratio"].values())
+        reuse = " | ".join(f"{100 * one['reused'] / one['reusable']:.1f} %" for one in (elpo, grpo))
+        lines.append(
+            f"| {pair['steps']} | {pair['slots']} | {ratios} | {elpo['occupancy']:.3f} | "
+            f"{grpo['occupancy']:.3f} | {reuse} |"
+        )
+    lines += [
+        "",
+        "ELPO's rollout phase as the work grows (64 slots; the quantity that grows comes first):",
+        "",
+        "| grows | problems | rollouts | steps | parameters | tokens sampled and fed | seconds "
+        "| ms of processor a token | occupancy | prefix cache, MB | memory of the process, MB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        work = row["tokens"] + row["fed"]
+        lines.append(
+            f"| {row['grows']} | {row['problems']} | {row['rollouts']} | {row['steps']} | "
+            f"{row['parameters'] / 1e6:.1f}M | {work:,} | {row['seconds']:.1f} | "
+            f"{1000 * row['cpu_seconds'] / work:.3f} | {row['occupancy']:.2f} | {row['prefix_mb']:.0f} | "
+            f"{row['memory_mb']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--slots", type=int, nargs="*", default=[32, 64])
+    parser.add_argument("--steps", type=int, nargs="*", default=[5, 10])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    benches = {"0.2M": Bench("0.2M")}
+    try:
+        bench = benches["0.2M"]
+        pairs = [
+            against_each_other(bench, steps, slots, args.repeats)
+            for steps in args.steps
+            for slots in args.slots
+        ]
+        rows = growth(benches)
+    finally:
+        for bench in benches.values():
+            bench.tool.close()
+    made = provenance()
+    results = {**made, "pairs": pairs, "growth": rows}
+    (args.out / "rollouts.json").write_text(json.dumps(results, indent=1) + "\n")
+    head = "\n".join(f"- {key}: {value}" for key, value in made.items())
+    (args.out / "rollouts.md").write_text(f"# The rollout phase\n\n{head}\n\n{tables(pairs, rows)}\n")
+
+
+if __name__ == "__main__":
+    main()

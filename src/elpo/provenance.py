@@ -1,0 +1,36 @@
+"""What a result was made with, to stand beside it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from elpo import __version__
+
+
+def provenance() -> dict[str, str]:
+    """Command, commit (or version, outside of a checkout), date and machine."""
+    program = Path(sys.argv[0])
+    called = ["python", str(Path(program.parent.name, program.name))] if program.suffix == ".py" else ["elpo"]
+    return {
+        "command": " ".join([*called, *sys.argv[1:]]),
+        "commit": _commit(),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}",
+    }
+
+
+def _commit() -> str:
+    here = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return f"elpo {__version__}"
+    inside = described.returncode == 0 and (here.parent.parent / ".git").exists()
+    return described.stdout.strip() if inside else f"elpo {__version__}"
