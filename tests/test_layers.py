@@ -18,7 +18,7 @@ PACKAGE = Path(elpo.__file__).parent
 
 # Upwards. What stands on one line does not know of each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("elpo.types", "elpo.config", "elpo.provenance"),
+    ("elpo.types", "elpo.config", "elpo.versions", "elpo.provenance"),
     ("elpo.tree", "elpo.interfaces"),
     ("elpo.engines", "elpo.tools", "elpo.models"),
     ("elpo.graders",),
@@ -36,12 +36,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("elpo.training",),
     ("elpo.studies",),
-    ("elpo.evaluation.runner", "elpo.viz"),
+    ("elpo.evaluation.runner", "elpo.viz", "elpo.adapters"),
     ("elpo.cli",),
 )
 
 # Files that work on tensors, and so may import torch where they begin.
 TORCH = {
+    "elpo.adapters.leaf_rows",
+    "elpo.adapters.trl",
+    *(f"elpo.adapters.verl.{name}" for name in ("agent_loop", "loss", "trainer")),
     "elpo.algorithms.balanced",
     "elpo.algorithms.cispo",
     "elpo.algorithms.gspo",
@@ -53,6 +56,10 @@ TORCH = {
     "elpo.engines.scripted",  # by way of sampling
     "elpo.engines.slots",
     "elpo.engines.transformers",
+    "elpo.engines.vllm",
+    "elpo.engines.vllm_server",
+    "elpo.engines.vllm_turns",  # by way of sampling
+    "elpo.engines.weights",
     "elpo.packing",
     "elpo.training.checkpoint",
     "elpo.training.collection",  # by way of sft

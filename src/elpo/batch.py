@@ -62,7 +62,9 @@ def token_batch(
     Paper: Eq. 1 sums over trajectories, hence the default.
     """
     rows = [
-        row for tree, credit in zip(trees, credits, strict=True) for row in _rows(tree, credit, shared_tokens)
+        row
+        for tree, credit in zip(trees, credits, strict=True)
+        for row in trajectory_rows(tree, credit, shared_tokens)
     ]
     lengths = torch.tensor([len(row["token_ids"]) for row in rows], dtype=torch.int64)
     width = int(lengths.max()) if rows else 0
@@ -98,7 +100,13 @@ def micro_batches(lengths: Tensor, max_tokens: int) -> Iterator[Tensor]:
         start += num_rows
 
 
-def _rows(tree: RolloutTree, credit: Credit, shared_tokens: SharedTokens) -> Iterator[dict[str, np.ndarray]]:
+def trajectory_rows(
+    tree: RolloutTree, credit: Credit, shared_tokens: SharedTokens = "duplicate"
+) -> Iterator[dict[str, np.ndarray]]:
+    """Each trajectory in the order drawn, prompt first: the fields of `TokenBatch` but `lengths`, each [T].
+
+    The first `len(tree.prompt_ids)` places are the prompt's, with mask and advantage 0 and bounds 1.
+    """
     num_through = [len(leaves) for leaves in tree.leaves_below()]
     zeros = np.zeros(len(tree.prompt_ids))
     for i, leaf in enumerate(tree.leaves):

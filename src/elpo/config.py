@@ -134,6 +134,7 @@ class SearchToolConfig(Section):
 class RolloutConfig(Section):
     """Limits of one trajectory and of the engine. `temperature` is that of training and evaluation."""
 
+    engine: Literal["transformers", "vllm"] = "transformers"
     num_slots: Positive = 64
     max_turns: Positive = 16
     max_tokens: Positive = 20480  # prompt, turns and feedback together
@@ -147,6 +148,16 @@ class RolloutConfig(Section):
         if self.max_turn_tokens > self.max_tokens:
             raise ValueError(f"max_turn_tokens {self.max_turn_tokens} is above max_tokens {self.max_tokens}")
         return self
+
+
+class VllmConfig(Section):
+    """For `rollout.engine` vllm. With a `url`, the server there samples; without, an engine in this process,
+    in its share of the GPU's memory. Entropies are made from the `top_k` most likely tokens.
+    """
+
+    url: str | None = None
+    top_k: Annotated[int, Field(ge=1, le=19, strict=True)] = 19
+    gpu_memory_utilization: Fraction = 0.4
 
 
 class StrategyConfig(Section):
@@ -405,6 +416,7 @@ class Config(Section):
     python: PythonToolConfig = PythonToolConfig()
     search: SearchToolConfig = SearchToolConfig()
     rollout: RolloutConfig = RolloutConfig()
+    vllm: VllmConfig = VllmConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     sft: SFTConfig = SFTConfig()
     rl: RLConfig = RLConfig()

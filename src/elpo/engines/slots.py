@@ -54,6 +54,10 @@ class _SlotLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return -1
 
+    def get_max_cache_shape(self) -> int:
+        """Its name in the older transformers that vLLM and verl need."""
+        return -1
+
 
 class SlotCache(Cache):
     """The cache of all slots. `select` says which slots and positions the next forward pass is about."""

@@ -25,6 +25,7 @@ from elpo.tasks.rows import BadRow
 from elpo.training.model_check import check_model, read_architecture
 from elpo.training.model_folder import is_adapter
 from elpo.training.model_loading import autocast_dtype, find_model, load_model, load_tokenizer
+from elpo.training.vllm_sampling import check_vllm, with_vllm
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +49,8 @@ class Assembly:
     scheduler: Scheduler
 
     def close(self) -> None:
-        """Stop the tools, and what the task has started to grade with."""
+        """Stop the tools, what the task has started to grade with, and the engine's connections."""
+        getattr(self.scheduler.engine, "close", lambda: None)()
         getattr(self.task, "close", lambda: None)()
         for tool in self.tools.values():
             tool.close()
@@ -122,6 +124,7 @@ def assemble(
         )
     adapter = Path(saved) if saved and is_adapter(Path(saved)) else None
     path = saved if saved and not adapter else base
+    check_vllm(config, path)
     tools = make_tools(task, config)
     try:
         tokenizer = load_tokenizer(saved or base, lambda num: demonstrations(task, config, num, seed=0)[0])
@@ -133,6 +136,8 @@ def assemble(
         model = load_model(config.model, path, tokenizer, config.run.seed, adapter)
         model.to(device)
         scheduler = make_scheduler(config.rollout, model, task, tools, dialogue, autocast_dtype(config.model))
+        if config.rollout.engine == "vllm":
+            scheduler = with_vllm(scheduler, config, path)
     except BaseException:
         for tool in tools.values():
             tool.close()

@@ -35,6 +35,7 @@ from elpo.training.progress import Progress, SilentProgress
 from elpo.training.rollout_metrics import discarded_metrics, engine_metrics, rollout_metrics
 from elpo.training.run_folder import Phase, RunFolder
 from elpo.training.sft import batch_indices, sft_update
+from elpo.training.vllm_sampling import sync_weights
 from elpo.tree import RolloutTree
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ class _Run:
     stopping: bool = False  # agreed by all processes
     learner: Learner | None = None  # of the phase before
     replica: Any = None  # what the engine samples from where the trained model is sharded
+    stale: bool = True  # the weights have changed since the engine last had them
 
     def run(self, state: dict[str, object] | None) -> Result:
         """Everything that is still to do."""
@@ -195,6 +197,7 @@ class _Run:
             self.assembly.model.train()
             share = self.processes.share
             updated = update_policy(learner, share(trees), share(credits), self.config.algorithm, rl)
+            self.stale = True
             metrics = rollout_metrics(found.grown, found.counts) | discarded_metrics(found.grown, trees)
             engines = self.processes.every((engine_before, replace(engine.counts)))
             metrics |= engine_metrics(engines, engine.num_slots) | updated
@@ -244,9 +247,13 @@ class _Run:
     def _refresh_sampler(self, learner: Learner) -> None:
         """Let the engine sample from the weights as they are now, where it has not the model itself."""
         self.assembly.model.eval()
+        if not self.stale:
+            return
         if self.replica is not None:
             learner.copy_weights(self.replica)
             self.replica.eval()
+        sync_weights(self.assembly.scheduler, self.assembly.model if self.replica is None else self.replica)
+        self.stale = False
 
     def _begin(self, phase: Phase, step: int) -> float:
         """Seed what torch draws in this step (dropout); returns the time."""

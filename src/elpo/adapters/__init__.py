@@ -1,0 +1,1 @@
+"""ELPO inside other trainers. Each module needs the extra it is named after."""

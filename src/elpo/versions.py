@@ -1,0 +1,23 @@
+"""Whether an optional package is here, in a version that our code has been read against."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def require(package: str, at_least: str, below: str, extra: str) -> str:
+    """The installed version of `package`, which must be in [`at_least`, `below`).
+
+    Raises:
+        ImportError: it is missing or another version; the message names what to install.
+    """
+    from packaging.version import Version
+
+    remedy = f"pip install 'elpo[{extra}]'"
+    try:
+        found = version(package)
+    except PackageNotFoundError:
+        raise ImportError(f"{package} is not installed; {remedy}") from None
+    if not Version(at_least) <= Version(Version(found).base_version) < Version(below):
+        raise ImportError(f"{package} is {found}; this works with {at_least} to below {below}: {remedy}")
+    return found

@@ -1,0 +1,130 @@
+"""verl's real training worker, its FSDP2 engine on gloo, with our loss: what it trains on is our gradient."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("verl", reason="needs the extra elpo[verl] in an environment of its own")
+
+import verl
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from elpo.adapters.verl.agent_loop import leaf_outputs
+from elpo.adapters.verl.loss import elpo_loss
+from elpo.adapters.verl.settings import verl_arguments
+from elpo.adapters.verl.trainer import token_columns
+from elpo.config import Config
+from elpo.rollout.scheduler import RolloutCounts
+from tests.adapters.agreement import moved, our_update
+from tests.training.small import VOCAB, random_tree, small_model
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(29600 + os.getpid() % 300))
+    from tests.adapters import verl_on_cpu
+
+    verl_on_cpu.start_gloo()
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_worker_takes_our_gradient(one_process: None, tmp_path: Path) -> None:
+    from verl.utils import tensordict_utils
+    from verl.utils.config import omega_conf_to_dataclass
+    from verl.workers.config import TrainingWorkerConfig
+    from verl.workers.engine_workers import TrainingWorker
+
+    from tests.adapters.verl_fit import HERE
+
+    trees = [random_tree(seed, small_model()) for seed in (1, 2)]
+    words = {f"w{i}": i for i in range(VOCAB)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="w0")), pad_token="w0", eos_token="w1"
+    )
+    tokenizer.save_pretrained(tmp_path)
+    moved(small_model()).save_pretrained(tmp_path)
+    problems = {"problems_per_step": 2, "problems_per_minibatch": 2, "num_steps": 1}
+    ours = Config.model_validate(
+        {
+            "model": {"path": str(tmp_path)},
+            "algorithm": {"num_rollouts": 5, "clip": {"low": 0.05, "high": 0.08, "elc": 0.1}},
+            "rl": problems | {"optimizer": {"max_grad_norm": 1e9}},
+        }
+    )
+    with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"), version_base=None):
+        arguments = verl_arguments(ours, tmp_path / "recipe.yaml", tmp_path)
+        config = compose("ppo_trainer", [*arguments, *HERE.split()])
+    OmegaConf.resolve(config)
+    actor: Any = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    actor.model_config = omega_conf_to_dataclass(config.actor_rollout_ref.model)
+    worker_config = TrainingWorkerConfig(
+        model_type="language_model",
+        model_config=actor.model_config,
+        engine_config=actor.engine,
+        optimizer_config=actor.optim,
+        checkpoint_config=actor.checkpoint,
+    )
+    worker_config.engine_config.use_dynamic_bsz = False
+    worker_config.engine_config.micro_batch_size_per_gpu = 5
+    worker = TrainingWorker(config=worker_config)
+    worker.reset()
+    worker.set_loss_fn(partial(elpo_loss, config=actor, dual_clip=None))
+
+    outputs = [o for tree in trees for o in leaf_outputs(tree, RolloutCounts(), ours, 5, 1, [0], 0.0)]
+    masks = [torch.tensor(output.response_mask) for output in outputs]
+    sequences = [torch.tensor(output.prompt_ids + output.response_ids) for output in outputs]
+
+    def jagged(rows: list[Any]) -> torch.Tensor:
+        return torch.nested.as_nested_tensor([torch.as_tensor(row) for row in rows], layout=torch.jagged)
+
+    data = TensorDict(
+        {
+            "input_ids": jagged(sequences),
+            "position_ids": jagged([torch.arange(len(ids)) for ids in sequences]),
+            "prompts": jagged([output.prompt_ids for output in outputs]),
+            "responses": jagged([output.response_ids for output in outputs]),
+            "response_mask": jagged(masks),
+            "loss_mask": jagged(masks),
+            "old_log_probs": jagged([output.response_logprobs for output in outputs]),
+            **token_columns(masks, [output.extra_fields for output in outputs], [False] * len(outputs)),
+        },
+        batch_size=len(outputs),
+    )
+    tensordict_utils.assign_non_tensor(
+        data,
+        temperature=1.0,
+        global_batch_size=len(outputs),
+        mini_batch_size=len(outputs),
+        epochs=1,
+        seed=1,
+        dataloader_kwargs={"shuffle": False},
+        calculate_entropy=False,
+    )
+    metrics = tensordict_utils.get(worker.train_mini_batch(data), "metrics")
+
+    def number(name: str) -> float:
+        value = metrics[name]
+        return float(value[0] if isinstance(value, list) else value)
+
+    expected, gradient = our_update(trees, ours.algorithm, ours.rl)
+    assert expected["clip/low_share"] > 0
+    assert number("actor/pg_loss") == pytest.approx(expected["loss"], rel=1e-4, abs=1e-6)
+    assert number("grad_norm") == pytest.approx(float(gradient.norm()), rel=1e-4)
