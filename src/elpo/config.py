@@ -144,7 +144,7 @@ class StrategyConfig(Section):
     # posterior: probability at which a search ends, and what saving a round of waiting is worth in rollouts.
     confidence: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.9
     round_cost: NonNegativeFloat = 0.0
-    search_limit: Positive = 6  # posterior: suffixes of one search
+    search_limit: Positive = 3  # posterior: suffixes of one search
     informed: Flag = True  # posterior: the policy's entropies say which steps are likelier wrong
 
     @model_validator(mode="after")

@@ -26,7 +26,7 @@ def posterior(
     confidence: float = 0.9,
     round_cost: float = 0.0,
     informed: bool = True,
-    search_limit: int = 6,
+    search_limit: int = 3,
     entropy_tokens: int = 20,
 ) -> Strategy:
     """ELPO's search with a posterior over the critical step in place of bisection.
@@ -46,8 +46,8 @@ def posterior(
         confidence: probability at which a search is finished.
         round_cost: how many rollouts it is worth to save one round of waiting.
         informed: whether the policy's own uncertainty says which steps are likelier wrong (`step_weights`).
-        search_limit: most suffixes of one search. Six are about what bisection takes; more name the step more
-            often, but leave fewer rollouts that tell right from wrong (`docs/LOG.md`).
+        search_limit: most suffixes of one search; bisection takes about five. More name the step more often,
+            but leave fewer rollouts that tell right from wrong (`docs/LOG.md`).
         entropy_tokens: as in `bel`; for the choice of the trajectory, and for `informed`.
 
     Raises:
