@@ -193,6 +193,7 @@ def advantages_of(algorithm: AlgorithmConfig) -> Tensor:
     return torch.tensor(values, dtype=torch.float32)
 
 
+@pytest.mark.slow  # importing TRL takes six seconds
 @pytest.mark.parametrize("name", TRL_LOSSES)
 def test_losses_are_trls(name: str, trl_trainers: Any) -> None:
     algorithm, new = algorithm_of(name), torch.tensor(MADE_UP["logprobs"])
@@ -202,6 +203,7 @@ def test_losses_are_trls(name: str, trl_trainers: Any) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5 * float(theirs.abs().max()))
 
 
+@pytest.mark.slow
 def test_the_gradient_of_rloo_is_trls_where_the_policy_is_the_one_that_sampled(trl_trainers: Any) -> None:
     """TRL has the ratio of the sequence in its loss; at a ratio of one that is the score function."""
     algorithm, new = algorithm_of("rloo"), torch.tensor(MADE_UP["old_logprobs"])

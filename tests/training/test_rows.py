@@ -18,9 +18,9 @@ from tests.coins import coins_config
 
 @pytest.fixture(scope="module")
 def cold_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that has seen a few demonstrations: right now and then."""
+    """A model that has seen a few demonstrations: right about half of the time."""
     folder = tmp_path_factory.mktemp("cold") / "run"
-    train(coins_config(folder, "rl.num_steps=0"))
+    train(coins_config(folder, "rl.num_steps=0", "task.options.gold_share=0.7"))
     return next(folder.glob("checkpoints/*/model"))
 
 
@@ -30,7 +30,7 @@ def one_step(folder: Path, model: Path, *overrides: str) -> tuple[Config, dict[s
         folder,
         f"model.path={str(model)!r}",
         "sft.num_steps=0",
-        "rl.num_steps=1",
+        "rl={num_steps: 1, problems_per_step: 2, problems_per_minibatch: 1, num_epochs: 1}",
         "evaluation={num_problems: 1, samples_per_problem: 1}",
         *overrides,
     )
