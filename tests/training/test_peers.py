@@ -95,10 +95,10 @@ def test_advantages_and_losses_are_verls(name: str, build: Callable[..., Minibat
         np.testing.assert_allclose(sampled, of_path[0], rtol=1e-5, atol=1e-6)
         assert (of_path == of_path[0]).all()
     loss, gradient = loss_and_gradient(algorithm, build, torch.tensor(MADE_UP["logprobs"]))
-    assert float(loss) == pytest.approx(theirs["loss"], rel=1e-4)
+    assert float(loss) == pytest.approx(theirs["loss"], rel=1e-5)
     expected = torch.tensor(theirs["gradient"])
     assert expected.abs().max() > 0
-    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.slow
