@@ -69,8 +69,8 @@ def localize_posterior(
     """Search one failed trajectory that is already in the tree, with the whole budget or until sure.
 
     Appends one `Localization`: the likeliest critical step, `exact` where it reached `confidence`, and in
-    `falls` every other step that more likely than not cost about two thirds of the chance of success or
-    more. Arguments and errors are those of `posterior`; a `leaf` that succeeded is a ValueError when the
+    `falls` every other step that more likely than not cost a third to three quarters of the chance of
+    success. Arguments and errors are those of `posterior`; a `leaf` that succeeded is a ValueError when the
     search starts.
     """
     return search_leaf(leaf, _searcher(max_suffixes, confidence, round_cost, informed, entropy_tokens))
