@@ -28,6 +28,7 @@ import numpy as np
 from elpo.algorithms.budget import BudgetLedger
 from elpo.algorithms.credit import assign_credit
 from elpo.algorithms.frontier import frontier
+from elpo.algorithms.posterior import posterior
 from elpo.algorithms.strategies import RolloutRequest, Strategy, bel, grow, independent, random_prefix
 from elpo.provenance import provenance
 from elpo.tree import RolloutTree
@@ -43,6 +44,7 @@ ROWS: dict[str, tuple[Strategy, float]] = {  # strategy, branch weight
     "elpo-no-trajectory": (bel(), 1.0),
     "elpo-no-bel": (random_prefix(), 0.5),
     "elpo-frontier": (frontier(), 0.5),
+    "elpo-posterior": (posterior(), 0.5),
 }
 
 

@@ -182,7 +182,7 @@ class StrategyConfig(Section):
     # posterior: probability at which a search ends, and what saving a round of waiting is worth in rollouts.
     confidence: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.9
     round_cost: NonNegativeFloat = 0.0
-    search_limit: Positive = 6  # posterior: suffixes of one search
+    search_limit: Positive = 3  # posterior: suffixes of one search
     informed: Flag = True  # posterior: the policy's entropies say which steps are likelier wrong
 
     @model_validator(mode="after")
@@ -278,11 +278,11 @@ class RewardConfig(Section):
 
     overlong_buffer: Fraction = 0.0  # the last share of a response's room, in which it loses up to 1
     call_bonus: NonNegativeFloat = 0.0  # for each tool call of a wrong answer, up to -0.6
-    stages: tuple[NonNegativeFloat, NonNegativeFloat] | None = None  # a failure's gains, see below
+    # What a failure gains once a tool call of it could be parsed, and instead once one ran without error.
+    stages: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
 
     @model_validator(mode="after")
     def _later_is_better(self) -> RewardConfig:
-        """`stages`: once a tool call could be parsed, and once a call ran without error."""
         if self.stages and self.stages[0] > self.stages[1]:
             raise ValueError(f"stages {list(self.stages)} reward the earlier stage more than the later one")
         return self

@@ -113,7 +113,7 @@ class Localization:
 
     `critical` is a node id on the path of `leaf`, or None where the search did not finish; `exact`
     is False when the budget ended first. A search that keeps a posterior names the likeliest step even
-    then, and may name further steps in `falls` that probably cost most of the chance, though not all.
+    then, and may name further steps in `falls` that probably cost much of the chance, though not all.
     """
 
     leaf: int

@@ -12,7 +12,7 @@ from elpo.recipes import load_config
 from elpo.training.assembly import make_strategy
 
 OPTIONS = {
-    "posterior": ["strategy.round_cost=2.0", "strategy.informed=false"],
+    "posterior": ["strategy.search_limit=13", "strategy.round_cost=2.0", "strategy.informed=false"],
     "aepo": ["strategy.pre_monitor=counted", "strategy.branching=code"],
     "vineppo": ["strategy.num_samples=9"],
 }

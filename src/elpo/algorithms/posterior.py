@@ -26,7 +26,7 @@ def posterior(
     confidence: float = 0.9,
     round_cost: float = 0.0,
     informed: bool = True,
-    search_limit: int = 6,
+    search_limit: int = 3,
     entropy_tokens: int = 20,
 ) -> Strategy:
     """ELPO's search with a posterior over the critical step in place of bisection.
@@ -46,8 +46,8 @@ def posterior(
         confidence: probability at which a search is finished.
         round_cost: how many rollouts it is worth to save one round of waiting.
         informed: whether the policy's own uncertainty says which steps are likelier wrong (`step_weights`).
-        search_limit: most suffixes of one search. Six are about what bisection takes; more name the step more
-            often, but leave fewer rollouts that tell right from wrong (`docs/LOG.md`).
+        search_limit: most suffixes of one search; bisection takes about five. More name the step more often,
+            but leave fewer rollouts that tell right from wrong (`docs/LOG.md`).
         entropy_tokens: as in `bel`; for the choice of the trajectory, and for `informed`.
 
     Raises:
@@ -69,8 +69,8 @@ def localize_posterior(
     """Search one failed trajectory that is already in the tree, with the whole budget or until sure.
 
     Appends one `Localization`: the likeliest critical step, `exact` where it reached `confidence`, and in
-    `falls` every other step that more likely than not cost about two thirds of the chance of success or
-    more. Arguments and errors are those of `posterior`; a `leaf` that succeeded is a ValueError when the
+    `falls` every other step that more likely than not cost a third to three quarters of the chance of
+    success. Arguments and errors are those of `posterior`; a `leaf` that succeeded is a ValueError when the
     search starts.
     """
     return search_leaf(leaf, _searcher(max_suffixes, confidence, round_cost, informed, entropy_tokens))

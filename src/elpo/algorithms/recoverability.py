@@ -42,7 +42,7 @@ class Belief:
 
     `critical[t - 1]` is the probability that step t = 1..K+1 is the first irrecoverable one; `levels[m]` the
     distribution of the chance of success from anchor m = 0..K over `LEVELS`; `falls[t - 1]` the probability
-    that step t lost at least two levels, about two thirds of the chance, or all of it.
+    that step t lost at least two levels, a third to three quarters of the chance, or all of it.
     """
 
     critical: np.ndarray  # float64 [K + 1]
