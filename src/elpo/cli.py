@@ -325,13 +325,14 @@ def _check(args: argparse.Namespace) -> int:
 
 def _check_model(items: Sequence[str]) -> int:
     from elpo.recipes import ConfigError
-    from elpo.training.model_check import ANY_TOOL, check_model, read_architecture, read_tokenizer
+    from elpo.tasks.ledger_demonstrations import PYTHON_SCHEMA
+    from elpo.training.model_check import check_model, read_architecture, read_tokenizer
     from elpo.training.model_loading import find_model
 
     if len(items) != 1:
         raise ConfigError("give one model: elpo check model PATH, a folder or a hub name")
     path = find_model(items[0])
-    _, found = check_model(path, read_architecture(path), read_tokenizer(path), [ANY_TOOL])
+    _, found = check_model(path, read_architecture(path), read_tokenizer(path), [PYTHON_SCHEMA])
     print(path)
     for name, value in found.items():
         print(f"  {name:20} {value}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from elpo.tasks.conversations import read_conversations
 from elpo.tasks.gsm8k_demonstrations import demonstrate
 from elpo.tasks.ledger_demonstrations import PYTHON_SCHEMA
 from elpo.tools.python import PythonTool
+from elpo.training import assembly
 from elpo.training.run_folder import RunFolder
 from elpo.training.sft import conversation_tokens
 from elpo.training.trainer import train
@@ -115,6 +117,38 @@ def test_a_cold_start_from_a_file(tmp_path: Path) -> None:
     train(coins_config(run.path, *settings))
     losses = [line["loss"] for line in run.read_metrics("sft")]
     assert len(losses) == 3 and losses[-1] < losses[0]
+
+
+def test_a_file_that_cannot_be_used_is_found_before_a_model_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_model(*_: Any) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr(assembly, "load_model", load_model)
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1")
+    for path, message in (("nowhere.jsonl", "there is no file"), ("cut.parquet", "cannot be read")):
+        with pytest.raises(ValueError, match=message):
+            train(coins_config(tmp_path / "run", f"sft.path={tmp_path / path}"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_continues_without_the_model_it_began_with(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path / "first")
+    short = ("sft.num_steps=1", "rl.num_steps=0", "evaluation.num_problems=1")
+    train(coins_config(first.path, *short))
+    base = tmp_path / "base"
+    shutil.copytree(first.checkpoints / "rl-000000/model", base)
+    settings = (
+        f"model.path={base}",
+        "sft.num_steps=0",
+        "rl.problems_per_step=2",
+        "evaluation.num_problems=1",
+    )
+    train(coins_config(tmp_path / "run", *settings, "rl.num_steps=1"))
+    shutil.rmtree(base)
+    train(coins_config(tmp_path / "run", *settings, "rl.num_steps=2"), resume=True)
+    assert [line["step"] for line in RunFolder(tmp_path / "run").read_metrics("rl")] == [1, 2]
 
 
 # GSM8K

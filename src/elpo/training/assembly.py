@@ -114,27 +114,30 @@ def assemble(
         )
     if training and config.rl.num_steps and not task.problems("train", 1):
         raise ValueError(f"task {task.name!r} has no training problems; use it for evaluation")
+    if training and config.sft.num_steps and config.sft.path:
+        demonstrations(task, config, num=1, seed=0)
     require_lora(config.model.lora)
     saved = None if model_folder is None else find_model(str(model_folder))
-    base = None if config.model.path is None else find_model(config.model.path)
-    if base and is_adapter(Path(base)):
+    adapter = Path(saved) if saved and is_adapter(Path(saved)) else None
+    wanted = config.model.path
+    path = saved if saved and not adapter else None if wanted is None else find_model(wanted)
+    if path and is_adapter(Path(path)):
         raise ValueError(
-            f"model.path: {base} holds adapters without their model; give the model's folder, or merge them "
+            f"model.path: {path} holds adapters without their model; give the model's folder, or merge them "
             "into it with PEFT (merge_and_unload) and give the result"
         )
-    adapter = Path(saved) if saved and is_adapter(Path(saved)) else None
-    path = saved if saved and not adapter else base
     check_vllm(config, path)
     tools = make_tools(task, config)
     try:
-        tokenizer = load_tokenizer(saved or base, lambda num: demonstrations(task, config, num, seed=0)[0])
+        tokenizer = load_tokenizer(saved or path, lambda num: demonstrations(task, config, num, seed=0)[0])
         schemas = [tool.schema for tool in tools.values()]
         if path is None:
             dialogue = Dialogue(tokenizer, schemas)
         else:
             dialogue, _ = check_model(path, read_architecture(path), tokenizer, schemas)
         model = load_model(config.model, path, tokenizer, config.run.seed, adapter)
-        model.to(device)
+        if not config.model.lora.quantized:  # those are where they were loaded to
+            model.to(device)
         scheduler = make_scheduler(config.rollout, model, task, tools, dialogue, autocast_dtype(config.model))
         if config.rollout.engine == "vllm":
             scheduler = with_vllm(scheduler, config, path)

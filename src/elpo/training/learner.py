@@ -197,6 +197,8 @@ class Learner:
             return
         self.optimizer.zero_grad()
         set_optimizer_state_dict(self.scorer, self._plain_optimizer, state, options=_WHOLE)
+        for group in self._plain_optimizer.param_groups:
+            group["betas"] = tuple(group["betas"])  # torch has taken it apart
 
     def full_weights(self) -> dict[str, Tensor] | None:
         """The model's weights put together, by name; None where the model has them itself."""

@@ -7,16 +7,6 @@ from typing import Any
 
 from elpo.rollout.dialogue import Dialogue
 
-ANY_TOOL: Mapping[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "python",
-        "description": "Run Python code.",
-        "parameters": {"type": "object", "properties": {"code": {"type": "string"}}},
-    },
-}
-"""What a model is checked with where no task says which tools it will have."""
-
 
 def read_architecture(path: str) -> Any:
     """The transformers configuration of the model at `path`, a folder or a hub name.

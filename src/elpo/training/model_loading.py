@@ -74,6 +74,7 @@ def load_model(
 
         settings: dict[str, Any] = {}
         if lora.quantized:
+            settings["device_map"] = {"": torch.cuda.current_device()}
             settings["quantization_config"] = BitsAndBytesConfig(
                 load_in_4bit=True,
                 bnb_4bit_quant_type="nf4",
