@@ -81,7 +81,7 @@ def cut(tree: RolloutTree, num_leaves: int) -> RolloutTree:
 
 
 @pytest.mark.parametrize("aggregation", ["seq-mean-token-mean", "token-mean"])
-@pytest.mark.parametrize("dual", [None, 1.02])
+@pytest.mark.parametrize("dual", [None, 1.09])
 def test_loss_and_gradient_are_ours(
     aggregation: str, dual: float | None, tokenizer: Any, tmp_path: Path
 ) -> None:
@@ -239,6 +239,7 @@ def test_a_tree_is_never_split_between_processes(tokenizer: Any, tmp_path: Path)
         ({"loss": {"surrogate": "gspo"}}, "surrogate is 'gspo'; through TRL it can be 'ppo'"),
         ({"credit": {"whiten": "tokens"}}, "whiten is 'tokens'"),
         ({"prompts": {"name": "open"}}, r"prompts\.name is 'open'"),
+        ({"clip": {"dual": 1.3}}, r"clip\.dual is 1\.3; .* above 1 \+ clip\.high = 1\.315"),
         ({"max_calls": [1, 2]}, r"max_calls is \(1, 2\)"),
         ({"loss": {"aggregation": "seq-mean-token-sum-norm"}}, "aggregation is 'seq-mean-token-sum-norm'"),
     ],

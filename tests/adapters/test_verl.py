@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,6 +131,24 @@ def test_loss_and_gradient_are_ours(aggregation: str, dual: float | None) -> Non
     assert {"actor/clip_fraction_low", "actor/elc_fraction", "actor/pg_loss"} <= metrics.keys()
     name = f"verl, {aggregation}, dual clip {dual}"
     agreement.check_agreement(name, theirs.item(), model, trees, algorithm, config.rl)
+
+
+def test_verls_worker_takes_our_gradient(tmp_path: Path) -> None:
+    """Through verl's FSDP2 engine: micro-batches, padding, its norm of the gradient."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
+        "VERL_USE_EXTERNAL_PLUGINS": "none",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(29600 + os.getpid() % 300),
+        **dict.fromkeys(("RANK", "LOCAL_RANK"), "0"),
+        **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "1"),
+    }
+    command = [sys.executable, "-m", "tests.adapters.verl_worker", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["verl"] == pytest.approx(found["ours"], rel=1e-4)
 
 
 def test_columns_of_padding_are_nobodys() -> None:

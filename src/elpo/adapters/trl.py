@@ -145,6 +145,12 @@ def check_arguments(args: GRPOConfig, config: Config) -> None:
     """
     algorithm = config.algorithm
     check_algorithm(algorithm, "TRL")
+    clip = algorithm.clip
+    if clip.dual is not None and clip.dual <= 1 + clip.high:
+        raise ValueError(
+            f"algorithm.clip.dual is {clip.dual}; TRL's delta is a dual clip only above 1 + clip.high = "
+            f"{1 + clip.high:g}"
+        )
     wanted: dict[str, Any] = {
         "num_generations": algorithm.num_rollouts,
         "loss_type": LOSS_TYPES[algorithm.loss.aggregation],
