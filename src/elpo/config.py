@@ -255,7 +255,7 @@ class RunConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_every: Positive = 10
     trees_every: Positive = 5
-    trees_kept: Positive = 4  # trees written at each such step
+    trees_kept: Positive = 4  # trees written at each such step, and at each evaluation
     tensorboard: Flag = True
 
 

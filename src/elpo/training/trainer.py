@@ -225,6 +225,8 @@ class _Run:
             "time/total": time.perf_counter() - started,
         }
         self.log.log("evaluation", step, metrics)
+        kept = success.trees[: self.config.run.trees_kept]
+        self.folder.write_trees(step, [(tree, None) for tree in kept], "evaluation")
         self.progress.note(
             f"step {step}: held-out success {success.mean:.3f} ± {success.standard_error:.3f} "
             f"({evaluation.num_problems} problems x {evaluation.samples_per_problem})"
