@@ -135,6 +135,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     plot.set_defaults(command=_plot)
 
+    report = commands.add_parser(
+        "report",
+        help="write a run's report page",
+        description="Write one HTML file with curves, budget, search, tools and trees of a run. Runs that differ "
+        "only in their seed become one curve with its spread.",
+    )
+    report.add_argument("runs", nargs="+", metavar="RUN", help="run folders; the first names the file")
+    report.add_argument("--out", metavar="HTML", help="file to write (default: report.html of the first run)")
+    report.set_defaults(command=_report)
+
+    serve = commands.add_parser(
+        "serve", help="show a live run", description="Serve the report page of a run, which follows its files."
+    )
+    serve.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: only this machine)")
+    serve.add_argument("--port", type=int, default=8123, help="port, 0 for a free one (default: 8123)")
+    serve.set_defaults(command=_serve)
+
     index = commands.add_parser(
         "index", help="make a search index", description="Make an index for the search tool from a corpus."
     )
@@ -293,6 +311,22 @@ def _plot(args: argparse.Namespace) -> None:
     from elpo.viz.plots import learning_curves
 
     print(learning_curves(args.runs, args.out or RunFolder(args.runs[0]).plots / "learning_curves.png"))
+
+
+def _report(args: argparse.Namespace) -> None:
+    from elpo.viz.report import write_report
+
+    print(write_report(args.runs, args.out))
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from elpo.viz.server import report_server
+
+    with report_server(args.runs, args.host, args.port) as server:
+        host, port = server.server_address[:2]
+        shown = host if isinstance(host, str) else host.decode()
+        print(f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/  (Ctrl-C ends it)", flush=True)
+        server.serve_forever()
 
 
 def _index(args: argparse.Namespace) -> None:

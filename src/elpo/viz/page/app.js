@@ -84,13 +84,13 @@ async function follow() {
   byId("panes").replaceChildren(...panes.map((pane) => pane.element));
   panes.forEach((pane, i) => {
     pane.view = drawTree(pane.stage, pane.tree, colorSteps(pane.tree), (id) => choose(i, id, true));
+    pane.stage.append(legend());
     if (!pane.tree.nodes.length) return;
     const step = steps[i] === null ? firstStep(pane.tree) : Math.min(+steps[i], pane.tree.nodes.length - 1) || 0;
     pane.view.open(step);
     choose(i, step, false);
   });
   shown.active = Math.min(shown.active, panes.length - 1);
-  showLegend();
   if (shown.focus && panes[0].tree.nodes.length) panes[0].view.select(panes[0].node, true);
   shown.focus = false;
 }
@@ -141,11 +141,11 @@ function showDetails(pane) {
   pane.details.scrollTop = 0;
 }
 
-function showLegend() {
+function legend() {
   const line = document.createElementNS(SVG, "path");
   line.setAttribute("class", "edge searched");
   line.setAttribute("d", "M0,7H16");
-  byId("legend").replaceChildren(
+  return element("div", {class: "legend"},
     legendEntry("solved", sign("solved")), legendEntry("failed", sign("failed")), legendEntry("no answer", sign("stopped")),
     legendEntry("critical", sign("critical", 8)), legendEntry("searched", line));
 }
@@ -219,7 +219,7 @@ function help() {
       ["H", "mean entropy of its sampled tokens, in nats"],
       ["◆", "the critical step a search found: the first from which no suffix succeeded"],
       ["probe 1/2", "two suffixes were drawn from here, one succeeded"],
-      ["⫽", "hatched: the lower clip bound is relaxed"],
+      ["▨", "hatched: the lower clip bound is relaxed"],
       ["● ✕ ▲", "a rollout that solved the problem, failed, ended without an answer"],
     ].flatMap(([name, words]) => [element("dt", {}, name), element("dd", {}, words)])),
     element("button", {type: "button", onclick: () => byId("help-dialog").close()}, "Close"));

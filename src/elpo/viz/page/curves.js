@@ -70,6 +70,13 @@ function lineOf(runs) {
   });
 }
 
+/** A point whose band does not leave what the metric can be. */
+function possible(point, name, zero) {
+  if (point.low === undefined) return point;
+  const most = name.startsWith("success/") || name.endsWith("_share") ? 1 : Infinity;
+  return {...point, low: zero ? Math.max(0, point.low) : point.low, high: Math.min(most, point.high)};
+}
+
 /** The groups of runs: those that differ in nothing but where they are and their seed. */
 function groupsOf(index) {
   return d3.groups(index.runs, (run) => run.group).map(([, runs], i) => ({
@@ -85,7 +92,7 @@ function curve(groups, panel) {
   const drawn = [];
   groups.forEach((group) => panel.lines.forEach(([name, label], i) => {
     const runs = group.runs.map((run) => points(run, phase, name, panel.per, panel.x)).filter((all) => all.length);
-    if (runs.length) drawn.push({group, label, dash: DASHES[i], points: lineOf(runs)});
+    if (runs.length) drawn.push({group, label, dash: DASHES[i], points: lineOf(runs).map((p) => possible(p, name, panel.zero))});
   }));
   if (!drawn.length) return null;
   const marks = drawn.flatMap(({group, label, dash, points: line}) => {
@@ -115,7 +122,7 @@ const shortTick = (value) => Math.abs(value) >= 10000 ? d3.format("~s")(value) :
 
 /** A captioned chart. `names` are the metrics of the glossary it shows. */
 function figure(title, words, options, names = "") {
-  const caption = element("figcaption", {}, title, " ", element("code", {}, names), element("small", {}, words));
+  const caption = element("figcaption", {}, title, names && element("code", {}, names), words && element("small", {}, words));
   const chart = Plot.plot({
     width: 420, height: 220, marginLeft: 48, marginRight: 12, marginBottom: 34, marginTop: 12, style: {fontSize: "11.5px"},
     ariaLabel: title, ...options,

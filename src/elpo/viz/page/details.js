@@ -13,7 +13,7 @@ function numbersOf(tree, node) {
     ["trajectory", credit && fixed(credit.trajectory)],
     ["clip range", credit && `${number(credit.low, 4)} to ${number(credit.high, 4)}`],
     ["entropy", node.entropy === null ? null : `${number(node.entropy)} nats`],
-    ["tokens", `${node.num_sampled} of ${node.num_tokens} sampled`],
+    ["sampled tokens", `${node.num_sampled} of ${node.num_tokens}`],
     ["rollouts", node.rollouts],
   ].filter(([, text]) => text !== null);
   return element("dl", {class: "numbers"}, ...rows.map(([name, text]) =>
@@ -28,7 +28,7 @@ function marksOf(tree, node) {
   if (node.wrong) marks.push(["bad", `first wrong step of ${node.wrong}`]);
   for (const probe of node.probes) marks.push(["probe", `probed: ${probe.num_successes} of ${probe.num_rollouts} suffixes succeeded`]);
   if (node.searched) marks.push(["critical", "┅ on a searched path"]);
-  if (node.relaxed) marks.push(["critical", `⫽ lower bound relaxed to ${number(node.credit.low, 4)}`]);
+  if (node.relaxed) marks.push(["critical", `▨ lower bound relaxed to ${number(node.credit.low, 4)}`]);
   if (node.outcome) {
     const {correct, stop, reward, rollout} = node.outcome;
     marks.push([correct ? "good" : "bad", `${correct ? "●" : stop === "answer" ? "✕" : "▲"} rollout ${rollout} ${correct ? "solved" : "failed"}, ${STOP[stop] ?? stop}, reward ${number(reward)}`]);
@@ -90,7 +90,7 @@ function stepDetails(tree, node, tokensBy) {
     const {status, output, seconds} = node.result;
     parts.push(
       element("h4", {}, "Output", element("span", {class: `status ${status === "ok" ? "tone-good" : "tone-bad"}`},
-        STATUS[status] ?? status), duration(seconds)),
+        STATUS[status] ?? status), element("small", {}, duration(seconds))),
       element("pre", {class: `output ${status === "ok" ? "" : "went-wrong"}`}, output || "(nothing)"));
   }
   if (node.outcome && node.outcome.answer !== null) {

@@ -97,8 +97,7 @@ function thumbnail(tree) {
 function card(index, tree) {
   const solved = numSolved(tree);
   const words = [
-    plural(tree.leaves.length, "rollout"), `${solved} solved`,
-    tree.searches ? plural(tree.searches, "search", "searches") : "", tree.found ? `◆ ${tree.found}` : "",
+    `${solved} of ${tree.leaves.length} solved`, tree.searches ? plural(tree.searches, "search", "searches") : "", tree.found ? `◆ ${tree.found} found` : "",
   ].filter(Boolean).join(" · ");
   return element("li", {}, element("a", {class: "card", href: `#tree=${tree.key}`, "data-key": tree.key},
     element("strong", {title: tree.problem}, tree.problem), element("span", {}, placeOf(index, tree)),

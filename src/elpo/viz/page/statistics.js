@@ -25,7 +25,7 @@ function showOverview(index) {
   byId("tiles").replaceChildren(
     ...notes,
     tile("Held-out success", held["success/heldout"] ? percent(after) : "–",
-      before !== undefined && held.step.length > 1 ? `${percent(before)} before RL, best ${percent(best)}` : null,
+      before !== undefined && held.step.length > 1 ? `from ${percent(before)}, best ${percent(best)}` : null,
       last(errors) ? `± ${percent(1.96 * last(errors))} (95 % interval)` : null),
     tile("RL steps", `${count(steps)} of ${count(run.num_steps.rl)}`,
       run.num_steps.sft ? `after ${plural(last(run.metrics.sft.step) ?? 0, "update")} of cold start` : null),

@@ -1,7 +1,7 @@
 "use strict";
 // One tree drawn large: steps from left to right, with zoom, and a keyboard that walks the steps.
 
-const BOX = {width: 152, height: 50, across: 190, down: 62};
+const BOX = {width: 152, height: 50, across: 190, down: 66};
 const STEP_COLORS = {
   advantage: "advantage A", branch: "branch advantage", trajectory: "trajectory advantage", value: "reward R",
   entropy: "entropy", none: "nothing",
@@ -127,7 +127,7 @@ function drawTree(stage, tree, colorBy, chosen) {
   badge(nodes.filter((node) => node.criticalOf.length), "critical-badge", -4, -10,
     (node) => `◆ ${node.criticalOf.some((s) => s.exact) ? "critical" : "critical?"} of ${[...new Set(node.criticalOf.map((s) => s.rollout))].join(",")}`);
   badge(nodes.filter((node) => node.wrong && !node.criticalOf.length && node.searched), "wrong-badge", -4, -10, (node) => `first wrong ${node.wrong}`);
-  badge(nodes.filter((node) => node.probes.length), "probe-badge", BOX.width - 62, BOX.height - 5,
+  badge(nodes.filter((node) => node.probes.length), "probe-badge", BOX.width - 64, BOX.height - 2,
     (node) => `probe ${node.probes.map((probe) => `${probe.num_successes}/${probe.num_rollouts}`).join(" ")}`);
   const ends = nodes.filter((node) => node.outcome).append("g").attr("class", "end").attr("transform", `translate(${BOX.width + 14},${BOX.height / 2})`);
   ends.append("path").attr("class", ({outcome}) => signOf(outcome.correct, outcome.stop))
@@ -152,7 +152,12 @@ function drawTree(stage, tree, colorBy, chosen) {
   const center = (id, scale) => {
     const place = places.get(id), {width, height} = stage.getBoundingClientRect();
     const k = scale ?? d3.zoomTransform(svg.node()).k;
-    svg.call(zoom.transform, d3.zoomIdentity.translate(width / 2 - (place.y + BOX.width / 2) * k, height / 2 - place.x * k).scale(k));
+    // No emptier than need be: the edges of the tree stay at those of the stage where it is larger.
+    const within = (shift, low, high, size) =>
+      (high - low < size ? (size - low - high) / 2 : Math.max(size - high, Math.min(-low, shift)));
+    const tx = within(width / 2 - (place.y + BOX.width / 2) * k, 60 * k, (right + 20) * k, width);
+    const ty = within(height / 2 - place.x * k, (top - BOX.down) * k, (bottom + BOX.down) * k, height);
+    svg.call(zoom.transform, d3.zoomIdentity.translate(tx, ty).scale(k));
   };
   const reveal = (id) => {  // moves only where the step is out of sight
     const box = nodes.nodes()[id].getBoundingClientRect(), frame = stage.getBoundingClientRect();
@@ -180,7 +185,7 @@ function drawTree(stage, tree, colorBy, chosen) {
   const view = {tree, select, recolor, neighbour, fit, center, scale: (by) => svg.call(zoom.scaleBy, by)};
   view.open = (id) => {  // all of a small tree; of a large one the part around the step, readable
     fit();
-    if (d3.zoomTransform(svg.node()).k < 0.62) center(id, 0.75);
+    if (d3.zoomTransform(svg.node()).k < 0.62) center(id, 0.8);
     select(id);
   };
   return view;
