@@ -138,18 +138,18 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report",
         help="write a run's report page",
-        description="Write one HTML file with curves, budget, search, tools and trees of a run. Runs that differ "
-        "only in their seed become one curve with its spread.",
+        description="Write one HTML file with curves, budget, search, tools and trees of a run. Runs that "
+        "differ only in their seed become one curve with its spread.",
     )
     report.add_argument("runs", nargs="+", metavar="RUN", help="run folders; the first names the file")
     report.add_argument("--out", metavar="HTML", help="file to write (default: report.html of the first run)")
     report.set_defaults(command=_report)
 
     serve = commands.add_parser(
-        "serve", help="show a live run", description="Serve the report page of a run, which follows its files."
+        "serve", help="show a live run", description="Serve a run's report page, which follows its files."
     )
     serve.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: only this machine)")
+    serve.add_argument("--host", default="127.0.0.1", help="address (default: only this machine)")
     serve.add_argument("--port", type=int, default=8123, help="port, 0 for a free one (default: 8123)")
     serve.set_defaults(command=_serve)
 

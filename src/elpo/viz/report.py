@@ -22,7 +22,9 @@ from elpo.training.run_folder import RunFolder
 from elpo.viz.run_data import RunData
 
 LIBRARIES = ("d3.min.js", "plot.min.js")
-SCRIPTS = ("data.js", "marks.js", "curves.js", "statistics.js", "gallery.js", "tree.js", "details.js", "app.js")
+SCRIPTS = tuple(
+    f"{name}.js" for name in ("data", "marks", "curves", "statistics", "gallery", "tree", "details", "app")
+)
 """In the order they are run; each only needs those before it, and `app.js` starts the page."""
 
 

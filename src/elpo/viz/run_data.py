@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from elpo.algorithms.credit import Credit
 from elpo.recipes import changed_keys
 from elpo.training.run_folder import Phase, RunFolder, RunFolderError
+from elpo.tree import RolloutTree
 from elpo.viz.token_text import find_tokenizer
 from elpo.viz.tree_view import tree_statistics, tree_summary, tree_view
 
@@ -69,13 +71,13 @@ class RunData:
         return tree_view(tree, credit, self._tokenizer(int(run)))
 
     def documents(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Every document with its name; a file of trees is read once."""
-        yield "index", self.index()
+        """Every document with its name, the index last; a file of trees is read once."""
         for number, folder in enumerate(self.folders):
             for phase in PHASES:
                 for step in folder.tree_steps(phase):
-                    for i, (tree, credit) in enumerate(folder.read_trees(step, phase)):
+                    for i, (tree, credit) in enumerate(self._read(folder, step, phase)):
                         yield f"{number}-{phase}-{step}-{i}", tree_view(tree, credit, self._tokenizer(number))
+        yield "index", self.index()
 
     def _run(self, folder: RunFolder, group: int) -> dict[str, Any]:
         config = folder.config()
@@ -108,15 +110,18 @@ class RunData:
 
     def _summaries_of(self, folder: RunFolder, step: int, phase: Phase) -> list[dict[str, Any]]:
         file = folder.trees_file(step, phase)
-        found = file.stat()
-        stamp = (found.st_mtime_ns, found.st_size)
-        if self._summaries.get(file, (None,))[0] != stamp:
-            summaries = [
-                {**tree_summary(tree), "statistics": tree_statistics(tree)}
-                for tree, _ in folder.read_trees(step, phase)
-            ]
-            self._summaries[file] = (stamp, summaries)
+        if self._summaries.get(file, (None,))[0] != _stamp(file):
+            self._read(folder, step, phase)
         return self._summaries[file][1]
+
+    def _read(self, folder: RunFolder, step: int, phase: Phase) -> list[tuple[RolloutTree, Credit | None]]:
+        """The trees of a file, whose summaries are kept."""
+        file = folder.trees_file(step, phase)
+        stamp = _stamp(file)
+        trees = folder.read_trees(step, phase)
+        summaries = [{**tree_summary(tree), "statistics": tree_statistics(tree)} for tree, _ in trees]
+        self._summaries[file] = (stamp, summaries)
+        return trees
 
     def _tokenizer(self, number: int) -> Any:
         if self._tokenizers.get(number) is None:  # a live run has none before its first checkpoint
@@ -124,8 +129,14 @@ class RunData:
         return self._tokenizers[number]
 
 
+def _stamp(file: Path) -> tuple[int, int]:
+    """Differs where a file has been replaced."""
+    found = file.stat()
+    return found.st_mtime_ns, found.st_size
+
+
 def _columns(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float | None]]]:
-    """Metrics by phase, a list for each name; None where a line lacks it. Of a step written twice the last."""
+    """Metrics by phase, a list for each name; None where a line lacks it; the last of a step."""
     columns: dict[str, dict[str, list[float | None]]] = {}
     for phase in ("sft", *PHASES):
         lines = list({record["step"]: record for record in records if record["phase"] == phase}.values())

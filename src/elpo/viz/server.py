@@ -8,6 +8,7 @@ were addressed to it: a foreign page cannot reach it by giving its own name this
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import ipaddress
@@ -75,7 +76,6 @@ class _Documents:
 
 class _Handler(BaseHTTPRequestHandler):
     documents: _Documents
-    protocol_version = "HTTP/1.1"
     server_version = "elpo"
     sys_version = ""
     timeout = 30
@@ -108,7 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("ETag", stamp)
         self.send_header("Cache-Control", "no-cache")
         self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(ConnectionError):  # the browser went elsewhere
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silent: the page asks every two seconds."""

@@ -6,6 +6,7 @@ the texts of single tokens, and nothing of a confidential problem but shape, out
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from elpo.algorithms.advantage import first_wrong_nodes, node_values
 from elpo.algorithms.credit import Credit
 from elpo.tree import RolloutTree
-from elpo.tree_json import tree_to_json, without_text
+from elpo.tree_json import plain, without_text
 from elpo.types import ToolStatus
 from elpo.viz.token_text import token_texts
 from elpo.viz.tree import ranges
@@ -34,27 +35,33 @@ def tree_view(
     secret = bool(tree.problem.metadata.get("confidential"))
     if secret:
         tree = without_text(tree)
-    stored = tree_to_json(tree, credit)
     number = {leaf: i for i, leaf in enumerate(tree.leaves)}
     values = node_values(tree)
     through = tree.leaves_below()
     nodes = []
-    for i, (node, known) in enumerate(zip(tree.nodes, stored["nodes"], strict=True)):
-        entropies = node.step.entropies[node.step.sampled]
+    for i, node in enumerate(tree.nodes):
+        step = node.step
+        call, result, entropies = step.tool_call, step.tool_result, step.entropies[step.sampled]
         texts = None
         if tokenizer is not None and not secret:
-            texts = token_texts(tokenizer, known["token_ids"])
+            texts = token_texts(tokenizer, step.token_ids.tolist())
         nodes.append(
             {
                 "parent": node.parent,
-                "text": node.step.text,
-                "call": known["tool_call"],
-                "result": known["tool_result"],
+                "text": step.text,
+                "call": None if call is None else {"name": call.name, "arguments": plain(call.arguments)},
+                "result": None
+                if result is None
+                else {
+                    "status": result.status.value,
+                    "output": result.output,
+                    "seconds": _round(result.seconds),
+                },
                 "rollouts": ranges([number[leaf] for leaf in through[i]]),
                 "value": _round(values[i]),
                 "entropy": _round(entropies.mean()) if len(entropies) else None,
                 "num_sampled": len(entropies),
-                "num_tokens": len(node.step.token_ids),
+                "num_tokens": len(step.token_ids),
                 "credit": None
                 if credit is None
                 else {
@@ -66,9 +73,9 @@ def tree_view(
                 },
                 "tokens": {
                     "texts": texts,
-                    "sampled": known["sampled"],
-                    "logprobs": [_round(value) for value in known["logprobs"]],
-                    "entropies": [_round(value) for value in known["entropies"]],
+                    "sampled": step.sampled.astype(int).tolist(),
+                    "logprobs": step.logprobs.astype(float).round(4).tolist(),
+                    "entropies": step.entropies.astype(float).round(4).tolist(),
                 },
             }
         )
@@ -76,14 +83,34 @@ def tree_view(
     for leaf, first in first_wrong_nodes(tree).items():
         wrong.setdefault(first, []).append(number[leaf])
     return {
-        "problem": {key: stored["problem"][key] for key in ("id", "messages", "answer")},
+        "problem": {
+            "id": tree.problem.id,
+            "messages": plain([dict(message) for message in tree.problem.messages]),
+            "answer": tree.problem.answer,
+        },
         "confidential": secret,
         "policy_version": tree.policy_version,
         "nodes": nodes,
-        "outcomes": [{**outcome, "rollout": number[outcome["leaf"]]} for outcome in stored["outcomes"]],
+        "outcomes": [
+            {
+                "leaf": leaf,
+                "rollout": number[leaf],
+                "reward": _round(outcome.reward),
+                "correct": bool(outcome.correct),
+                "stop": outcome.stop.value,
+                "answer": outcome.answer,
+            }
+            for leaf, outcome in tree.outcomes.items()
+        ],
         "searches": [
-            {**found, "rollout": number[found["leaf"]], "path": tree.path(found["leaf"])}
-            for found in stored["localizations"]
+            {
+                "rollout": number[found.leaf],
+                "path": tree.path(found.leaf),
+                "critical": found.critical,
+                "exact": found.exact,
+                "probes": [asdict(probe) for probe in found.probes],
+            }
+            for found in tree.localizations
         ],
         "first_wrong": {str(node): ranges(numbers) for node, numbers in wrong.items()},
     }
@@ -98,7 +125,9 @@ def tree_summary(tree: RolloutTree) -> dict[str, Any]:
         "leaves": [
             [leaf, int(outcome.correct), outcome.stop.value] for leaf, outcome in tree.outcomes.items()
         ],
-        "reward": _round(np.mean([o.reward for o in tree.outcomes.values()])) if tree.outcomes else None,
+        "reward": _round(float(np.mean([o.reward for o in tree.outcomes.values()])))
+        if tree.outcomes
+        else None,
         "searches": len(tree.localizations),
         "critical": [found.critical for found in tree.localizations if found.critical is not None],
         "found": sum(found.exact and found.critical is not None for found in tree.localizations),
