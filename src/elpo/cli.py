@@ -98,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     which = tree.add_mutually_exclusive_group()
     which.add_argument("--index", type=int, default=0, help="which of the step's trees, from 0 (default: 0)")
     which.add_argument("--problem", metavar="ID", help="the tree of this problem")
+    tree.add_argument("--heldout", action="store_true", help="a tree of the evaluation after the step")
+    tree.add_argument("--out", metavar="FILE", help="draw it into a .png, .svg or .pdf instead")
     tree.add_argument("--text", action="store_true", help="show all that was written, not one line a step")
     tree.set_defaults(command=_tree)
 
@@ -131,7 +133,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     plot.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     plot.add_argument(
-        "--out", metavar="PNG", help="file to write (default: plots/learning_curves.png of the first)"
+        "--out",
+        metavar="FILE",
+        help=".png, .svg or .pdf to write (default: plots/learning_curves.png of the first)",
+    )
+    plot.add_argument(
+        "--panels", metavar="DIR", help="also write each panel by itself into this folder, as .png and .svg"
     )
     plot.set_defaults(command=_plot)
 
@@ -246,14 +253,15 @@ def _eval(args: argparse.Namespace) -> None:
 def _tree(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from elpo.training.run_folder import RunFolder, RunFolderError
+    from elpo.training.run_folder import Phase, RunFolder, RunFolderError
     from elpo.viz.tree import render_tree
 
     folder = RunFolder(args.run)
     folder.config()
-    steps = folder.tree_steps()
+    phase: Phase = "evaluation" if args.heldout else "rl"
+    steps = folder.tree_steps(phase)
     step = args.step if args.step is not None or not steps else steps[-1]
-    trees = folder.read_trees(0 if step is None else step)
+    trees = folder.read_trees(0 if step is None else step, phase)
     problems = [tree.problem.id for tree, _ in trees]
     if args.problem is not None:
         if args.problem not in problems:
@@ -263,6 +271,11 @@ def _tree(args: argparse.Namespace) -> None:
         index = args.index
         if not 0 <= index < len(trees):
             raise RunFolderError(f"step {step} has {len(trees)} trees: use --index 0 to {len(trees) - 1}")
+    if args.out is not None:
+        from elpo.viz.figure import write_tree_figure
+
+        print(write_tree_figure(*trees[index], args.out))
+        return
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
@@ -308,9 +321,11 @@ def _check(args: argparse.Namespace) -> int:
 
 def _plot(args: argparse.Namespace) -> None:
     from elpo.training.run_folder import RunFolder
-    from elpo.viz.plots import learning_curves
+    from elpo.viz.plots import learning_curves, single_panels
 
     print(learning_curves(args.runs, args.out or RunFolder(args.runs[0]).plots / "learning_curves.png"))
+    if args.panels is not None:
+        print(*single_panels(args.runs, args.panels), sep="\n")
 
 
 def _report(args: argparse.Namespace) -> None:

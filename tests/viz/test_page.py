@@ -173,9 +173,9 @@ def test_a_step_shows_thought_code_output_and_tokens(page: Browser) -> None:
     assert page.texts(".tokens .feedback") != []
 
     def colors(selector: str) -> set[str]:
-        return set(page.script(
-            "return [...document.querySelectorAll(arguments[0])].map((e) => getComputedStyle(e).backgroundColor)",
-            selector))  # fmt: skip
+        found = page.script("return [...document.querySelectorAll(arguments[0])].map((e) => "
+                            "getComputedStyle(e).backgroundColor)", selector)  # fmt: skip
+        return set(found)
 
     clear = "rgba(0, 0, 0, 0)"
     assert page.numbers()["advantage A"] != "0.000"
@@ -280,11 +280,18 @@ def contrast(page: Browser, selector: str) -> float:
     """WCAG's contrast of an element's text against what is behind it, 1 to 21."""
     ink, ground = page.script(
         """
-        const rgb = (color) => { const c = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-          c.fillStyle = color; c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data]; };
+        const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+        const rgb = (color) => {
+          canvas.clearRect(0, 0, 1, 1);
+          canvas.fillStyle = color;
+          canvas.fillRect(0, 0, 1, 1);
+          return [...canvas.getImageData(0, 0, 1, 1).data];
+        };
         let at = document.querySelector(arguments[0]);
         const style = getComputedStyle(at), ink = rgb(at instanceof SVGElement ? style.fill : style.color);
-        if (at instanceof SVGElement) return [ink, rgb(getComputedStyle(at.closest('.node').querySelector('.box')).fill)];
+        if (at instanceof SVGElement) {
+          return [ink, rgb(getComputedStyle(at.closest('.node').querySelector('.box')).fill)];
+        }
         while (rgb(getComputedStyle(at).backgroundColor)[3] < 255) at = at.parentElement;
         return [ink, rgb(getComputedStyle(at).backgroundColor)];
         """,
