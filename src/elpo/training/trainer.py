@@ -28,6 +28,7 @@ from elpo.training.progress import Progress, SilentProgress
 from elpo.training.rollout_metrics import engine_metrics, rollout_metrics
 from elpo.training.run_folder import Phase, RunFolder
 from elpo.training.sft import batch_indices, conversation_tokens, sft_update
+from elpo.training.trackers import check_trackers, make_trackers
 from elpo.tree import RolloutTree
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def train(
 
     folder = RunFolder(config.run.dir)
     folder.check(config, resume=resume, overwrite=overwrite)
+    check_trackers(config.run)
     checkpoints = Checkpoints(folder.checkpoints)
     last = checkpoints.path("last") if resume else None
     state = checkpoints.read(last) if last else None
@@ -75,7 +77,7 @@ def train(
         folder.prepare(config, resume=resume, overwrite=overwrite)
         position = Position(**state["position"]) if state else None
         after = (position.phase, position.step) if position else None
-        with MetricsLog(folder, tensorboard=config.run.tensorboard, after=after) as log:
+        with MetricsLog(folder, make_trackers(config, folder, after), after=after) as log:
             run = _Run(
                 config,
                 folder,
