@@ -1,7 +1,7 @@
 """Views of a run's metrics in other programs: TensorBoard, Weights & Biases, trackio.
 
-Each has one run for each phase, since their steps count separately, and names metrics as docs/METRICS.md does.
-metrics.jsonl stays the record; a tracker that fails is left behind, not the run.
+Each has one run for each phase, since their steps count separately, and names metrics as docs/METRICS.md
+does. metrics.jsonl stays the record; a tracker that fails is left behind, not the run.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def check_trackers(run: RunConfig) -> None:
 def make_trackers(config: Config, folder: RunFolder, after: tuple[Phase, int] | None = None) -> list[Tracker]:
     """The trackers that `config.run` asks for; nothing is written before the first metrics.
 
-    `after` is the (phase, step) of the checkpoint the run continues from. TensorBoard then forgets what is done
-    again; the others get new runs of the same group.
+    `after` is the (phase, step) of the checkpoint the run continues from. TensorBoard then forgets what is
+    done again; the others get new runs of the same group.
     """
     trackers: list[Tracker] = []
     if config.run.tensorboard and importlib.util.find_spec("tensorboard") is not None:

@@ -87,7 +87,8 @@ class RunData:
             "group": group,
             "algorithm": config.algorithm.name,
             "task": config.task.name,
-            "model": config.model.path or "tiny model",
+            # a report is given to others: of a folder not more than its name
+            "model": "/".join(Path(config.model.path).parts[-2:]) if config.model.path else "tiny model",
             "seed": config.run.seed,
             "rollouts_per_problem": config.algorithm.num_rollouts,
             "num_steps": {"sft": config.sft.num_steps, "rl": config.rl.num_steps},

@@ -122,7 +122,7 @@ function paneOf(i, key, tree) {
     element("div", {class: "pane-head"}, select,
       element("span", {class: "legend"}, [
         summary ? placeOf(index, summary) : "", plural(tree.outcomes.length, "rollout"), `${solved} solved`,
-        `policy ${tree.policy_version}`, tree.confidential ? "" : `answer ${excerpt(tree.problem.answer, 40)}`].filter(Boolean).join(" · ")),
+        summary?.phase === "rl" ? `policy ${tree.policy_version}` : "", tree.confidential ? "" : `answer ${excerpt(tree.problem.answer, 40)}`].filter(Boolean).join(" · ")),
       element("p", {title: tree.confidential ? "" : tree.problem.messages.at(-1)?.content ?? ""}, question)),
     stage, tree.nodes.length ? details : element("p", {class: "empty"}, "All rollouts of this tree were lost to faults."));
   return {key, tree, stage, details, element: made, node: 0, view: null};

@@ -185,7 +185,8 @@ function drawTree(stage, tree, colorBy, chosen) {
   const view = {tree, select, recolor, neighbour, fit, center, scale: (by) => svg.call(zoom.scaleBy, by)};
   view.open = (id) => {  // all of a small tree; of a large one the part around the step, readable
     fit();
-    if (d3.zoomTransform(svg.node()).k < 0.62) center(id, 0.8);
+    const across = stage.getBoundingClientRect().width / (right + 10);
+    if (d3.zoomTransform(svg.node()).k < 0.62) center(id, Math.max(0.62, Math.min(0.8, across)));
     select(id);
   };
   return view;
