@@ -153,9 +153,13 @@ def test_heavy_libraries_are_imported_only_by_what_works_on_tensors() -> None:
         "elpo.tools.search_http",
         "elpo.training.assembly",
         "elpo.training.run_folder",
+        "elpo.training.trackers",
         "elpo.evaluation.summary",
         "elpo.viz.evaluation",
+        "elpo.viz.figure",
         "elpo.viz.plots",
+        "elpo.viz.report",
+        "elpo.viz.server",
         "elpo.viz.tree",
     ],
 )

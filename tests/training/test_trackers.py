@@ -7,6 +7,7 @@ import json
 import math
 import sqlite3
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -114,14 +115,18 @@ def test_wandb_itself_writes_the_metrics(tmp_path: Path, monkeypatch: pytest.Mon
     config, folder = setup(tmp_path, "run.wandb=true")
     with MetricsLog(folder, make_trackers(config, folder)) as log:
         record(log)
-    found = {}
-    for file in folder.path.glob("wandb/offline-run-*/*.wandb"):
-        data = file.read_bytes()
-        (phase,) = (phase for phase in SHOWN if f"my-run {phase}".encode() in data)
-        found[phase] = {
-            n for n in ("grad/norm", "success/heldout", "success/train", "kl/approx") if n.encode() in data
-        }
-    assert found == {"sft": {"grad/norm"}, "evaluation": {"success/heldout"}, "rl": {"success/train"}}
+    names = ("grad/norm", "success/heldout", "success/train", "kl/approx")
+    wanted = {"sft": {"grad/norm"}, "evaluation": {"success/heldout"}, "rl": {"success/train"}}
+    found: dict[str, set[str]] = {}
+    end = time.monotonic() + 30
+    while found != wanted and time.monotonic() < end:  # a process of wandb's own writes the files
+        time.sleep(0.2)
+        for file in folder.path.glob("wandb/offline-run-*/*.wandb"):
+            data = file.read_bytes()
+            for phase in SHOWN:
+                if f"my-run {phase}".encode() in data:
+                    found[phase] = {name for name in names if name.encode() in data}
+    assert found == wanted
 
 
 def test_trackio_itself_stores_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

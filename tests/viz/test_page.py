@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -315,7 +316,7 @@ def test_light_and_dark_can_be_read(page: Browser, tmp_path: Path) -> None:
         grounds.append(page.script("return getComputedStyle(document.body).backgroundColor"))
         for selector in (".details h3", ".numbers dt", ".numbers dd", "#subtitle", "pre", "nav a",
                          ".marks .tone-critical", ".marks .tone-probe", ".node.good .what", ".node.bad .what",
-                         ".node.bad .sign"):  # fmt: skip
+                         ".node.bad .sign", ".node.good .minor", ".node.bad .minor"):  # fmt: skip
             assert contrast(page, selector) >= 4.5, (scheme, selector)
         page.screenshot(f"viewer-{scheme}", tmp_path)
     assert grounds[0] != grounds[1]
@@ -378,6 +379,9 @@ def test_the_live_page_follows_the_run(browser: Browser, tmp_path: Path) -> None
             browser.until(lambda: browser.text("#tiles").count("4 of 4"))
             assert browser.one("#viewer").is_displayed()  # what one reads is not taken away
             browser.press("\ue00c")
+            browser.until(lambda: browser.one("#report").is_displayed())
+            time.sleep(1)  # it glides to where one was
+            browser.script("scrollTo({top: 0, behavior: 'instant'})")
             browser.screenshot("live", tmp_path)
         finally:
             server.shutdown()
@@ -386,7 +390,20 @@ def test_the_live_page_follows_the_run(browser: Browser, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif("ELPO_SCREENSHOT_RUN" not in os.environ, reason="ELPO_SCREENSHOT_RUN names no run")
-def test_pictures_of_a_real_run(browser: Browser, tmp_path: Path) -> None:
+def test_pictures_of_another_run(browser: Browser, tmp_path: Path) -> None:
+    """Those of docs/REPORT.md: its overview, a searched tree with both outcomes, one problem at two steps."""
     browser.color_scheme("light")
+    browser.size(1440, 810)
     browser.open(write_report([os.environ["ELPO_SCREENSHOT_RUN"]], tmp_path / "r.html"))
-    browser.screenshot("real-report", tmp_path)
+    browser.screenshot("report", tmp_path)
+    searched = "shown.index.trees.filter((t) => t.found && numSolved(t) > 3).map((t) => t.key)[0]"
+    browser.script(f"toggleTheme(); location.hash = `tree=${{{searched}}}`")
+    browser.until(lambda: browser.texts(".details h3"))
+    browser.screenshot("viewer", tmp_path)
+    same = "(t) => t.phase === 'evaluation' && t.problem === shown.index.trees.at(-1).problem"
+    browser.script(
+        f"const all = shown.index.trees.filter({same}); toggleTheme(); "
+        "location.hash = `tree=${all[0].key}&with=${all.at(-1).key}`"
+    )
+    browser.until(lambda: len(browser.texts(".details h3")) == 2)
+    browser.screenshot("side-by-side", tmp_path)

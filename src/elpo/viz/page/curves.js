@@ -114,7 +114,7 @@ function curve(groups, panel) {
   const words = panel.lines.filter(([, label]) => label).map(([, label], i) => `${label} ${["———", "– – –", "· · ·"][i]}`);
   const xLabel = panel.x === "rollouts" ? "training rollouts" : phase === "sft" ? "update" : "RL step";
   return figure(panel.title, words.join("   "), {
-    x: {label: xLabel, tickFormat: shortTick}, y: {label: null, grid: true, nice: true, zero: panel.zero, tickFormat: shortTick}, marks,
+    x: {label: xLabel, tickFormat: (value) => (Number.isInteger(value) ? shortTick(value) : "")}, y: {label: null, grid: true, nice: true, zero: panel.zero, tickFormat: shortTick}, marks,
   }, panel.lines.map(([name]) => name).join(", "));
 }
 

@@ -72,7 +72,11 @@ function stepWords(tree, node) {
 /** Draws `tree` into `stage`. Returns functions to select, recolour and zoom; `chosen` is called with a node's id. */
 function drawTree(stage, tree, colorBy, chosen) {
   const root = d3.hierarchy({id: -1}, ({id}) => (id < 0 ? tree.roots : tree.children[id]).map((child) => ({id: child})));
-  d3.tree().nodeSize([BOX.down, BOX.across]).separation((a, b) => (a.parent === b.parent ? 1 : 1.12))(root);
+  let row = 0;  // every leaf has a row to itself, for the sign at its end
+  root.eachAfter((place) => {
+    place.x = place.children ? d3.mean(place.children, (child) => child.x) : BOX.down * row++;
+    place.y = BOX.across * place.depth;
+  });
   const places = new Map(root.descendants().map((place) => [place.data.id, place]));
   const [top, bottom] = d3.extent(root.descendants(), (place) => place.x);
   const right = d3.max(root.descendants(), (place) => place.y) + BOX.width + 70;
@@ -143,7 +147,7 @@ function drawTree(stage, tree, colorBy, chosen) {
     });
   };
   const fit = () => {
-    const {width, height} = stage.getBoundingClientRect();
+    const {width, height: all} = stage.getBoundingClientRect(), height = all - 36;  // the legend is below
     const whole = Math.min(width / (right + 60), height / (bottom - top + BOX.down + 30));
     const scale = Math.max(Math.min(1.1, whole), 0.08);
     const tx = (width - (right - 60) * scale) / 2, ty = height / 2 - ((top + bottom) / 2) * scale;
