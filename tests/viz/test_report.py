@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from elpo.algorithms.advantage import node_values
 from elpo.algorithms.credit import assign_credit
+from elpo.recipes import load_config
 from elpo.training.run_folder import RunFolder, RunFolderError
 from elpo.types import Problem
 from elpo.viz.report import SCRIPTS, write_report
@@ -176,6 +177,20 @@ def test_runs_that_differ_in_their_seed_are_one_group(tmp_path: Path) -> None:
     index = RunData([run.path for run in runs]).index()
     assert [run["group"] for run in index["runs"]] == [0, 0, 2]
     assert {tree["run"] for tree in index["trees"]} == {0, 1, 2}
+
+
+def test_runs_from_cold_starts_of_other_seeds_are_one_group(tmp_path: Path) -> None:
+    paths = [
+        "cold-0/checkpoints/rl-000000/model",
+        "cold-1/checkpoints/rl-000000/model",
+        "Qwen/Qwen3-4B",
+        "Qwen/Qwen3-8B",
+    ]
+    for number, path in enumerate(paths):
+        folder = RunFolder(tmp_path / str(number))
+        folder.prepare(load_config(None, [f"model.path={path}", f"run.seed={number}"]))
+    index = RunData([tmp_path / str(number) for number in range(4)]).index()
+    assert [run["group"] for run in index["runs"]] == [0, 0, 2, 3]
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_a_damaged_file_is_said_and_the_server_goes_on(tmp_path: Path) -> None:
 def test_mistakes_are_named(run: RunFolder, port: int, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="there is no run"):
         report_server([tmp_path])
-    with pytest.raises(ValueError, match="cannot listen on 127.0.0.1 port 99999.*--port"):
+    with pytest.raises(ValueError, match=r"cannot listen on 127\.0\.0\.1 port 99999.*--port"):
         report_server([run.path], port=99999)
     with pytest.raises(ValueError, match=f"port {port}.*choose another --port"):
         report_server([run.path], port=port)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from elpo.algorithms.credit import Credit
+from elpo.config import Config
 from elpo.recipes import changed_keys
 from elpo.training.run_folder import Phase, RunFolder, RunFolderError
 from elpo.tree import RolloutTree
@@ -33,11 +34,7 @@ class RunData:
         self.folders = [RunFolder(path) for path in paths]
         configs = [folder.config() for folder in self.folders]
         self._groups = [
-            next(
-                j
-                for j, first in enumerate(configs[: i + 1])
-                if all(key.startswith("run.") for key in changed_keys(first, config))
-            )
+            next(j for j, first in enumerate(configs[: i + 1]) if _differ_in_seed(first, config))
             for i, config in enumerate(configs)
         ]
         self._tokenizers: dict[int, Any] = {}
@@ -128,6 +125,15 @@ class RunData:
         if self._tokenizers.get(number) is None:  # a live run has none before its first checkpoint
             self._tokenizers[number] = find_tokenizer(self.folders[number])
         return self._tokenizers[number]
+
+
+def _differ_in_seed(one: Config, other: Config) -> bool:
+    """Whether runs differ in nothing but `run.*` and, if they began with a checkpoint, whose it was."""
+    changed = [key for key in changed_keys(one, other) if not key.startswith("run.")]
+    if changed != ["model.path"]:
+        return not changed
+    begun = [Path(config.model.path or "").parts for config in (one, other)]
+    return begun[0][-3:] == begun[1][-3:] and begun[0][-3:-2] == ("checkpoints",)
 
 
 def _stamp(file: Path) -> tuple[int, int]:

@@ -30,6 +30,7 @@ const BUDGET_CURVES = [
   {title: "Seconds per step", lines: [["time/rollout", "rollouts"], ["time/train", "training"]], zero: true},
   {title: "Share of slots that decode", lines: [["engine/occupancy"]], zero: true},
 ];
+const SYMBOLS = ["circle", "square", "triangle", "diamond", "star", "cross", "wye"];
 const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
 
 /** Points {x, y} of a metric in one run; `per` divides by another metric. */
@@ -48,6 +49,15 @@ function points(run, phase, name, per, x) {
   const rollouts = run.metrics.rl["rollouts/total"] ?? [];
   return found.map((point) =>
     ({...point, x: d3.sum(rollouts.filter((_, i) => run.metrics.rl.step[i] <= point.x))}));
+}
+
+/** The sign of a group's line. */
+function symbolOf({color, symbol}) {
+  const path = document.createElementNS(SVG, "path");
+  path.setAttribute("d", d3.symbol(d3[`symbol${symbol[0].toUpperCase()}${symbol.slice(1)}`], 60)());
+  path.setAttribute("transform", "translate(8,7)");
+  path.style.fill = color;
+  return path;
 }
 
 /** A line with its spread from the points of the runs of one group. */
@@ -81,8 +91,9 @@ function possible(point, name, zero) {
 function groupsOf(index) {
   return d3.groups(index.runs, (run) => run.group).map(([, runs], i) => ({
     runs,
-    color: `var(--run-${i % 5})`,
-    name: runs.length > 1 ? `${runs[0].algorithm} (${runs.length} seeds)` : runs[0].name,
+    color: `var(--run-${i % SYMBOLS.length})`,
+    symbol: SYMBOLS[i % SYMBOLS.length],
+    name: runs.length > 1 ? `${runs[0].algorithm}, ${runs.length} seeds (${runs[0].name}, …)` : runs[0].name,
   }));
 }
 
@@ -106,8 +117,9 @@ function curve(groups, panel) {
       line.some((p) => p.raw !== undefined)
         ? Plot.dot(line, {x: "x", y: "raw", r: 1.2, fill: group.color, fillOpacity: 0.45}) : null,
       Plot.lineY(line, {x: "x", y: "y", stroke: group.color, strokeWidth: 2, strokeDasharray: dash}),
-      line.length < 30 && line[0].raw === undefined
-        ? Plot.dot(line, {x: "x", y: "y", r: 2.5, fill: group.color}) : null,
+      groups.length > 1 || line[0].raw === undefined  // a symbol of its own for each line, some ten on each
+        ? Plot.dot(line.filter((_, i) => i % Math.ceil(line.length / 12) === 0),
+          {x: "x", y: "y", r: groups.length > 1 ? 3.2 : 2.5, fill: group.color, symbol: group.symbol}) : null,
       Plot.tip(line, Plot.pointer({x: "x", y: "y", title})),
     ];
   });
@@ -143,7 +155,7 @@ function showCurves(index) {
     : "") + "The band of held-out success is its 95 % interval over problems. Of a single run the other lines are "
     + "moving means of the dots, with one standard deviation of the dots around them.";
   byId("curves-legend").replaceChildren(...(groups.length < 2 ? [] : groups.map((group) =>
-    element("span", {style: `color:${group.color}`}, "▬ ", group.name))));
+    legendEntry(group.name, symbolOf(group)))));
   fill("charts", CURVES.map((panel) => curve(groups, panel)), "No metrics yet.");
   fill("budget-charts", BUDGET_CURVES.map((panel) => curve(groups, panel)));
   return groups;

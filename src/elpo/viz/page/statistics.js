@@ -10,11 +10,20 @@ function tile(name, value, ...words) {
     element("dd", {}, value, ...words.filter(Boolean).map((text) => element("small", {}, text))));
 }
 
+function successOfRun({metrics: {evaluation}}) {
+  const values = evaluation["success/heldout"] ?? [], error = last(evaluation["success/heldout_standard_error"]);
+  return tile("Held-out success", percent(last(values)),
+    values.length > 1 ? `from ${percent(values[0])}, best ${percent(d3.max(values))}` : null,
+    error ? `± ${percent(1.96 * error)} (95 % interval)` : null);
+}
+
+function successOfGroup({name, runs}) {
+  const after = runs.map((run) => last(run.metrics.evaluation["success/heldout"])).filter((value) => value !== null);
+  return tile("Held-out success", percent(d3.mean(after)), name, after.length > 1 ? `${percent(d3.min(after))} to ${percent(d3.max(after))}` : null);
+}
+
 function showOverview(index) {
-  const run = index.runs[0], held = run.metrics.evaluation, rl = run.metrics.rl;
-  const errors = held["success/heldout_standard_error"];
-  const before = held["success/heldout"]?.[0], after = last(held["success/heldout"]);
-  const best = d3.max(held["success/heldout"] ?? []);
+  const run = index.runs[0], rl = run.metrics.rl;
   const steps = last(rl.step) ?? 0;
   const seconds = d3.sum(["sft", "rl", "evaluation"], (phase) => totalOver(index, phase, "time/total"));
   const rollouts = totalOver(index, "rl", "rollouts/total");
@@ -24,9 +33,7 @@ function showOverview(index) {
     tile(`${each.name} ended with an error`, "✕", each.error));
   byId("tiles").replaceChildren(
     ...notes,
-    tile("Held-out success", held["success/heldout"] ? percent(after) : "–",
-      before !== undefined && held.step.length > 1 ? `from ${percent(before)}, best ${percent(best)}` : null,
-      last(errors) ? `± ${percent(1.96 * last(errors))} (95 % interval)` : null),
+    ...(index.runs.length > 1 ? groupsOf(index).map(successOfGroup) : [successOfRun(run)]),
     tile("RL steps", `${count(steps)} of ${count(run.num_steps.rl)}`,
       run.num_steps.sft ? `after ${plural(last(run.metrics.sft.step) ?? 0, "update")} of cold start` : null),
     tile("Training rollouts", count(rollouts), `${run.rollouts_per_problem} for each problem`,
