@@ -159,6 +159,7 @@ def test_heavy_libraries_are_imported_only_by_what_works_on_tensors() -> None:
         "elpo.viz.figure",
         "elpo.viz.plots",
         "elpo.viz.report",
+        "elpo.viz.results",
         "elpo.viz.server",
         "elpo.viz.tree",
     ],

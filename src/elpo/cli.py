@@ -129,13 +129,17 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_check)
 
     plot = commands.add_parser(
-        "plot", help="draw learning curves", description="Draw the learning curves of one or more runs."
+        "plot",
+        help="draw learning curves",
+        description="Draw the learning curves of one or more runs, or what was measured: result.json of elpo "
+        "eval, recovery.json, ranking.json.",
     )
-    plot.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    plot.add_argument("runs", nargs="+", metavar="RUN | FILE.json", help="run folders, or files of results")
     plot.add_argument(
         "--out",
         metavar="FILE",
-        help=".png, .svg or .pdf to write (default: plots/learning_curves.png of the first)",
+        help=".png, .svg or .pdf to write (default: plots/learning_curves.png of the first run, or the first "
+        "file's name with .png)",
     )
     plot.add_argument(
         "--panels", metavar="DIR", help="also write each panel by itself into this folder, as .png and .svg"
@@ -323,6 +327,11 @@ def _plot(args: argparse.Namespace) -> None:
     from elpo.training.run_folder import RunFolder
     from elpo.viz.plots import learning_curves, single_panels
 
+    if all(name.endswith(".json") for name in args.runs):
+        from elpo.viz.results import plot_results
+
+        print(plot_results(args.runs, args.out or f"{args.runs[0].removesuffix('.json')}.png"))
+        return
     print(learning_curves(args.runs, args.out or RunFolder(args.runs[0]).plots / "learning_curves.png"))
     if args.panels is not None:
         print(*single_panels(args.runs, args.panels), sep="\n")
