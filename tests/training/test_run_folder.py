@@ -190,6 +190,15 @@ def test_trees_come_back(folder: RunFolder) -> None:
     np.testing.assert_allclose(credit.advantages, assign_credit(tree).advantages, rtol=1e-5)
 
 
+def test_held_out_trees_are_kept_apart(folder: RunFolder) -> None:
+    folder.write_trees(5, [(make_tree("p"), None)])
+    folder.write_trees(0, [(make_tree("q"), None)], "evaluation")
+    assert (folder.tree_steps(), folder.tree_steps("evaluation")) == ([5], [0])
+    assert [tree.problem.id for tree, _ in folder.read_trees(0, "evaluation")] == ["q"]
+    with pytest.raises(RunFolderError, match="no trees of step 5; steps with trees: 0"):
+        folder.read_trees(5, "evaluation")
+
+
 def test_steps_without_trees_are_answered_with_those_that_have_some(folder: RunFolder) -> None:
     with pytest.raises(RunFolderError, match="steps with trees: none yet"):
         folder.read_trees(1)

@@ -141,4 +141,6 @@ def _bars(axes: Axes, series: dict[str, list[Point]]) -> None:
             "edgecolor": "white",
         }
         axes.bar(x, values, width * 0.92, yerr=whiskers, capsize=3, label=name, **style)
+    axes.set_axisbelow(True)
+    axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.set_xticks(range(len(labels)), [label.replace(" ", "\n", 1) for label in labels])

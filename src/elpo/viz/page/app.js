@@ -6,7 +6,7 @@ const panes = [];  // the open trees: {key, view, node, details}
 const shown = {index: null, keys: [], active: 0, asked: 0, focus: false};
 const cache = new Map();  // documents of trees; a live run does not change a tree it has written
 
-async function document_(key) {
+async function treeOf(key) {
   if (!cache.has(key)) {
     if (cache.size > 40) cache.delete(cache.keys().next().value);
     cache.set(key, prepare(await load(key)));
@@ -71,7 +71,7 @@ async function follow() {
   const asked = ++shown.asked;
   let trees;
   try {
-    trees = await Promise.all(keys.map(document_));
+    trees = await Promise.all(keys.map(treeOf));
   } catch (error) {
     byId("panes").replaceChildren(element("p", {class: "empty"}, `This tree cannot be shown: ${error.message}`));
     return;
