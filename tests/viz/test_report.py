@@ -107,6 +107,17 @@ def test_a_tree_document_has_the_trees_numbers() -> None:
         ]
 
 
+def test_numbers_that_are_none_are_no_obstacle(tmp_path: Path) -> None:
+    tree = figure4_tree()
+    node = tree.nodes[0]
+    odd = np.float32([-np.inf, np.nan, 0, 0, 0, 0])
+    tree.nodes[0] = replace(node, step=replace(node.step, logprobs=odd, entropies=-odd))
+    tree.outcomes[tree.leaves[0]] = replace(tree.outcomes[tree.leaves[0]], reward=float("nan"))
+    view = json.loads(json.dumps(tree_view(tree, assign_credit(tree)), allow_nan=False))
+    assert view["nodes"][0]["entropy"] is None and view["nodes"][0]["value"] is None
+    assert view["nodes"][0]["tokens"]["logprobs"][:3] == [-1e4, 0, 0]
+
+
 def test_statistics_of_a_tree_add_up() -> None:
     tree = figure4_tree()
     found = tree_statistics(tree)

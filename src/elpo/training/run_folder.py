@@ -6,6 +6,7 @@
     trees/heldout-000010.jsonl of the evaluation after it: the same problems every time
     checkpoints/  plots/  tensorboard/
     evaluation/             what `elpo eval` found, a folder for each choice of settings
+    report.html             the page that `elpo report` writes
     error.log               the traceback, where the run ended with an error
 
 Files appear whole (written aside, then renamed); metrics are appended a line at a time, and a line that
@@ -57,6 +58,7 @@ class RunFolder:
         self.evaluation = self.path / "evaluation"
         self.tensorboard = self.path / "tensorboard"
         self.error_file = self.path / "error.log"
+        self.report_file = self.path / "report.html"
 
     def check(self, config: Config, *, resume: bool = False, overwrite: bool = False) -> None:
         """Refuse a folder that `prepare` could not use; nothing is written.
@@ -230,7 +232,7 @@ class RunFolder:
         """Delete the run, and only what a run writes."""
         for folder in (self.trees, self.checkpoints, self.plots, self.tensorboard, self.evaluation):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.metrics_file, self.error_file, self.config_file):
+        for file in (self.metrics_file, self.error_file, self.report_file, self.config_file):
             file.unlink(missing_ok=True)
 
     def _refuse_changes(self, config: Config) -> None:

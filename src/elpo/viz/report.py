@@ -41,7 +41,7 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> P
         RunFolderError: a folder holds no run, or the file cannot be written.
     """
     data = RunData(runs)
-    file = Path(out) if out is not None else data.folders[0].path / "report.html"
+    file = Path(out) if out is not None else data.folders[0].report_file
     title = ", ".join(folder.path.absolute().name for folder in data.folders)
     return RunFolder(file.parent).write_text(file, page(title, _blocks(data)))
 

@@ -6,6 +6,7 @@ the texts of single tokens, and nothing of a confidential problem but shape, out
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +75,8 @@ def tree_view(
                 "tokens": {
                     "texts": texts,
                     "sampled": step.sampled.astype(int).tolist(),
-                    "logprobs": step.logprobs.astype(float).round(4).tolist(),
-                    "entropies": step.entropies.astype(float).round(4).tolist(),
+                    "logprobs": _floats(step.logprobs),
+                    "entropies": _floats(step.entropies),
                 },
             }
         )
@@ -172,5 +173,11 @@ def tree_statistics(tree: RolloutTree) -> dict[str, Any]:
     }
 
 
-def _round(value: float) -> float:
-    return float(f"{float(value):.4g}")
+def _round(value: float) -> float | None:
+    """4 significant digits; None for what JSON cannot hold."""
+    return float(f"{float(value):.4g}") if math.isfinite(value) else None
+
+
+def _floats(values: np.ndarray) -> list[float]:
+    """4 decimals; what is not finite as the nearest number there is room for."""
+    return np.nan_to_num(values.astype(float), nan=0.0, posinf=1e4, neginf=-1e4).round(4).tolist()  # type: ignore[no-any-return]
