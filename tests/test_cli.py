@@ -118,6 +118,8 @@ def test_mistakes_are_one_message_and_load_no_torch() -> None:
         (["train", "a.yaml", "b.yaml"], "give one recipe"),
         (["tree", "nowhere"], "there is no run in nowhere"),
         (["plot", "nowhere"], "there are no metrics in nowhere"),
+        (["report", "nowhere"], "there is no run in nowhere"),
+        (["serve", "nowhere"], "there is no run in nowhere"),
         (["eval", "some/model", "rl.num_step=3"], "did you mean 'num_steps'"),
     ]:
         script = (
@@ -237,6 +239,26 @@ def test_tree_prints_a_saved_tree(
     ]:
         assert main(["tree", "out", *argv]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_tree_as_a_picture_and_the_report(
+    stand_in: Callable[[Train], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in(short_run)
+    main(["train", "run.dir=out"])
+    capsys.readouterr()
+    assert main(["tree", "out", "--out", "tree.svg"]) == 0
+    assert capsys.readouterr().out == "tree.svg\n"
+    assert "the thought" in Path("tree.svg").read_text()
+    assert main(["tree", "out", "--out", "tree.gif"]) == 2
+    assert "ends in .png, .svg, .pdf" in capsys.readouterr().err
+    assert main(["tree", "out", "--heldout"]) == 2
+    assert "steps with trees: none yet" in capsys.readouterr().err
+    assert main(["report", "out"]) == 0
+    assert capsys.readouterr().out == "out/report.html\n"
+    assert Path("out/report.html").read_text().startswith("<!doctype html>")
+    assert main(["plot", "out", "--panels", "panels"]) == 0
+    assert Path("panels/success-rate.svg").exists()
 
 
 def test_plot_of_several_runs(stand_in: Callable[[Train], None], capsys: pytest.CaptureFixture[str]) -> None:

@@ -226,6 +226,9 @@ def test_what_is_shown_and_plotted_is_recorded() -> None:
     recorded = set().union(*map(logged, LOGGING))
     for name in ("training/progress.py", "viz/plots.py"):
         assert logged(ROOT / "src/elpo" / name) <= recorded, name
+    for script in (ROOT / "src/elpo/viz/page").glob("*.js"):
+        shown = set(re.findall(rf'"({METRIC.pattern})"', script.read_text())) - {"data/index"}
+        assert shown <= recorded, script.name
 
 
 def test_layers_are_those_the_imports_are_held_to() -> None:

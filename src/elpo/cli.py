@@ -98,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     which = tree.add_mutually_exclusive_group()
     which.add_argument("--index", type=int, default=0, help="which of the step's trees, from 0 (default: 0)")
     which.add_argument("--problem", metavar="ID", help="the tree of this problem")
+    tree.add_argument("--heldout", action="store_true", help="a tree of the evaluation after the step")
+    tree.add_argument("--out", metavar="FILE", help="draw it into a .png, .svg or .pdf instead")
     tree.add_argument("--text", action="store_true", help="show all that was written, not one line a step")
     tree.set_defaults(command=_tree)
 
@@ -139,11 +141,20 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(command=_plan)
 
     plot = commands.add_parser(
-        "plot", help="draw learning curves", description="Draw the learning curves of one or more runs."
+        "plot",
+        help="draw learning curves",
+        description="Draw the learning curves of one or more runs, or what was measured: result.json of elpo "
+        "eval, recovery.json, ranking.json.",
     )
-    plot.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    plot.add_argument("runs", nargs="+", metavar="RUN | FILE.json", help="run folders, or files of results")
     plot.add_argument(
-        "--out", metavar="PNG", help="file to write (default: plots/learning_curves.png of the first)"
+        "--out",
+        metavar="FILE",
+        help=".png, .svg or .pdf to write (default: plots/learning_curves.png of the first run, or the first "
+        "file's name with .png)",
+    )
+    plot.add_argument(
+        "--panels", metavar="DIR", help="also write each panel by itself into this folder, as .png and .svg"
     )
     plot.set_defaults(command=_plot)
 
@@ -163,6 +174,24 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--report-only", action="store_true", help="run nothing; report what is finished")
     compare.add_argument("--out", metavar="DIR", help="folder of the report (default: that of the runs)")
     compare.set_defaults(command=_compare)
+
+    report = commands.add_parser(
+        "report",
+        help="write a run's report page",
+        description="Write one HTML file with curves, budget, search, tools and trees of a run. Runs that "
+        "differ only in their seed become one curve with its spread.",
+    )
+    report.add_argument("runs", nargs="+", metavar="RUN", help="run folders; the first names the file")
+    report.add_argument("--out", metavar="HTML", help="file to write (default: report.html of the first run)")
+    report.set_defaults(command=_report)
+
+    serve = commands.add_parser(
+        "serve", help="show a live run", description="Serve a run's report page, which follows its files."
+    )
+    serve.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    serve.add_argument("--host", default="127.0.0.1", help="address (default: only this machine)")
+    serve.add_argument("--port", type=int, default=8123, help="port, 0 for a free one (default: 8123)")
+    serve.set_defaults(command=_serve)
 
     index = commands.add_parser(
         "index", help="make a search index", description="Make an index for the search tool from a corpus."
@@ -261,14 +290,15 @@ def _eval(args: argparse.Namespace) -> None:
 def _tree(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from elpo.training.run_folder import RunFolder, RunFolderError
+    from elpo.training.run_folder import Phase, RunFolder, RunFolderError
     from elpo.viz.tree import render_tree
 
     folder = RunFolder(args.run)
     folder.config()
-    steps = folder.tree_steps()
+    phase: Phase = "evaluation" if args.heldout else "rl"
+    steps = folder.tree_steps(phase)
     step = args.step if args.step is not None or not steps else steps[-1]
-    trees = folder.read_trees(0 if step is None else step)
+    trees = folder.read_trees(0 if step is None else step, phase)
     problems = [tree.problem.id for tree, _ in trees]
     if args.problem is not None:
         if args.problem not in problems:
@@ -278,6 +308,11 @@ def _tree(args: argparse.Namespace) -> None:
         index = args.index
         if not 0 <= index < len(trees):
             raise RunFolderError(f"step {step} has {len(trees)} trees: use --index 0 to {len(trees) - 1}")
+    if args.out is not None:
+        from elpo.viz.figure import write_tree_figure
+
+        print(write_tree_figure(*trees[index], args.out))
+        return
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
@@ -356,9 +391,32 @@ def _plan(args: argparse.Namespace) -> None:
 
 def _plot(args: argparse.Namespace) -> None:
     from elpo.training.run_folder import RunFolder
-    from elpo.viz.plots import learning_curves
+    from elpo.viz.plots import learning_curves, single_panels
 
+    if all(name.endswith(".json") for name in args.runs):
+        from elpo.viz.results import plot_results
+
+        print(plot_results(args.runs, args.out or f"{args.runs[0].removesuffix('.json')}.png"))
+        return
     print(learning_curves(args.runs, args.out or RunFolder(args.runs[0]).plots / "learning_curves.png"))
+    if args.panels is not None:
+        print(*single_panels(args.runs, args.panels), sep="\n")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from elpo.viz.report import write_report
+
+    print(write_report(args.runs, args.out))
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from elpo.viz.server import report_server
+
+    with report_server(args.runs, args.host, args.port) as server:
+        host, port = server.server_address[:2]
+        shown = host if isinstance(host, str) else host.decode()
+        print(f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/  (Ctrl-C ends it)", flush=True)
+        server.serve_forever()
 
 
 def _compare(args: argparse.Namespace) -> None:

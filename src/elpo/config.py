@@ -403,8 +403,10 @@ class RunConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_every: Positive = 10
     trees_every: Positive = 5
-    trees_kept: Positive = 4  # trees written at each such step
+    trees_kept: Positive = 4  # trees written at each such step, and at each evaluation
     tensorboard: Flag = True
+    wandb: Flag = False  # Weights & Biases; needs the extra wandb
+    trackio: Flag = False  # needs the extra trackio
 
 
 class Config(Section):

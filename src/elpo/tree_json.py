@@ -49,7 +49,7 @@ def tree_to_json(tree: RolloutTree, credit: Credit | None = None) -> dict[str, A
             "id": problem.id,
             "messages": [dict(message) for message in problem.messages],
             "answer": problem.answer,
-            "metadata": _plain(problem.metadata),
+            "metadata": plain(problem.metadata),
         },
         "prompt_ids": tree.prompt_ids.tolist(),
         "policy_version": tree.policy_version,
@@ -167,7 +167,7 @@ def _step_to_json(step: Step) -> dict[str, Any]:
     call, result = step.tool_call, step.tool_result
     return {
         "text": step.text,
-        "tool_call": None if call is None else {"name": call.name, "arguments": _plain(call.arguments)},
+        "tool_call": None if call is None else {"name": call.name, "arguments": plain(call.arguments)},
         "tool_result": None
         if result is None
         else {"status": result.status.value, "output": result.output, "seconds": _round(result.seconds)},
@@ -201,14 +201,14 @@ def _round(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` in JSON's own types: mappings and sequences recursively, anything foreign as its text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, (np.generic, np.ndarray)):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)

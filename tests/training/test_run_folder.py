@@ -17,6 +17,7 @@ from elpo.config import Config
 from elpo.recipes import load_config
 from elpo.training.metrics_log import MetricsLog
 from elpo.training.run_folder import RunFolder, RunFolderError
+from elpo.training.trackers import TensorBoard
 from elpo.tree import ROOT, RolloutTree
 from elpo.types import Outcome, Problem, Step
 
@@ -189,6 +190,15 @@ def test_trees_come_back(folder: RunFolder) -> None:
     np.testing.assert_allclose(credit.advantages, assign_credit(tree).advantages, rtol=1e-5)
 
 
+def test_held_out_trees_are_kept_apart(folder: RunFolder) -> None:
+    folder.write_trees(5, [(make_tree("p"), None)])
+    folder.write_trees(0, [(make_tree("q"), None)], "evaluation")
+    assert (folder.tree_steps(), folder.tree_steps("evaluation")) == ([5], [0])
+    assert [tree.problem.id for tree, _ in folder.read_trees(0, "evaluation")] == ["q"]
+    with pytest.raises(RunFolderError, match="no trees of step 5; steps with trees: 0"):
+        folder.read_trees(5, "evaluation")
+
+
 def test_steps_without_trees_are_answered_with_those_that_have_some(folder: RunFolder) -> None:
     with pytest.raises(RunFolderError, match="steps with trees: none yet"):
         folder.read_trees(1)
@@ -275,10 +285,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_log_starts_empty_or_after_a_checkpoint(folder: RunFolder) -> None:
     record_a_run(folder, 4)
-    with MetricsLog(folder, tensorboard=False, after=("rl", 2)) as log:
+    with MetricsLog(folder, after=("rl", 2)) as log:
         log.log("rl", 3, {"loss": 0.25})
     assert [r["step"] for r in folder.read_metrics("rl")] == [1, 2, 3]
-    MetricsLog(folder, tensorboard=False).close()
+    MetricsLog(folder).close()
     assert folder.read_metrics() == []
     assert not folder.tensorboard.exists()
 
@@ -286,11 +296,11 @@ def test_log_starts_empty_or_after_a_checkpoint(folder: RunFolder) -> None:
 def test_tensorboard_shows_each_phase_and_forgets_what_is_redone(folder: RunFolder) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with MetricsLog(folder) as log:
+    with MetricsLog(folder, [TensorBoard(folder.tensorboard)]) as log:
         log.log("sft", 1, {"loss": 3.0})
         for step in (1, 2, 3):
             log.log("rl", step, {"loss": float(step), "kl/approx": math.nan})
-    with MetricsLog(folder, after=("rl", 2)) as log:
+    with MetricsLog(folder, [TensorBoard(folder.tensorboard, ("rl", 2))], after=("rl", 2)) as log:
         log.log("rl", 3, {"loss": 30.0})
 
     def scalars(phase: str) -> list[tuple[int, float]]:

@@ -22,7 +22,7 @@ import elpo
 from elpo.cli import main
 from elpo.tools.python import PythonTool
 from elpo.training.checkpoint import Checkpoints, Position
-from elpo.training.run_folder import RunFolder
+from elpo.training.run_folder import Phase, RunFolder
 from elpo.training.trainer import Interrupted, Result, train
 from tests.coins import Coins, coins_config
 from tests.training import killed_run
@@ -69,18 +69,21 @@ def assert_same_run(run: RunFolder, expected: RunFolder) -> None:
     """Weights, optimizer, schedule, position, metrics and trees of two finished runs."""
     assert_identical(timeless(run), timeless(expected), "metrics")
     for which in ("last", "best"):
-        mine, theirs = (Checkpoints(folder.checkpoints) for folder in (run, expected))
-        a, b = mine.path(which), theirs.path(which)
+        ours, others = (Checkpoints(folder.checkpoints) for folder in (run, expected))
+        a, b = ours.path(which), others.path(which)
         assert a is not None and b is not None and a.name == b.name
-        assert_identical(mine.read(a), theirs.read(b), which)
+        assert_identical(ours.read(a), others.read(b), which)
         weights = [load_file(path / "model" / "model.safetensors") for path in (a, b)]
         assert_identical(*weights, which)
-    assert run.tree_steps() == expected.tree_steps()
-    for step in run.tree_steps():
-        for (tree, _), (other, _) in zip(run.read_trees(step), expected.read_trees(step), strict=True):
-            assert tree.outcomes == other.outcomes and tree.localizations == other.localizations
-            for leaf in tree.leaves:
-                assert tree.context(leaf).tolist() == other.context(leaf).tolist()
+    phases: tuple[Phase, ...] = ("rl", "evaluation")
+    for phase in phases:
+        assert run.tree_steps(phase) == expected.tree_steps(phase)
+        for step in run.tree_steps(phase):
+            mine, theirs = run.read_trees(step, phase), expected.read_trees(step, phase)
+            for (tree, _), (other, _) in zip(mine, theirs, strict=True):
+                assert tree.outcomes == other.outcomes and tree.localizations == other.localizations
+                for leaf in tree.leaves:
+                    assert tree.context(leaf).tolist() == other.context(leaf).tolist()
     left = sorted(path.name for path in run.checkpoints.iterdir())
     assert left == sorted(path.name for path in expected.checkpoints.iterdir())
 
@@ -105,6 +108,9 @@ def test_what_a_run_leaves_reads_back(
     assert result.best_success == max(held_out)
     assert run.tree_steps() == [1, 2, 4]
     assert all(len(tree.outcomes) == 6 for step in (1, 2, 4) for tree, _ in run.read_trees(step))
+    assert run.tree_steps("evaluation") == [0, 2, 4]
+    held = {tuple(t.problem.id for t, _ in run.read_trees(step, "evaluation")) for step in (0, 2, 4)}
+    assert held == {tuple(f"bag-{400 + i}" for i in range(4))}  # the same problems every time
     for which in ("last", "best"):
         path = Checkpoints(run.checkpoints).path(which)
         assert path is not None

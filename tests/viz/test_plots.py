@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from elpo.training.run_folder import RunFolder, RunFolderError
-from elpo.viz.plots import learning_curves, rollouts_at, series
+from elpo.viz.plots import learning_curves, rollouts_at, series, single_panels
 
 
 @pytest.fixture
@@ -60,3 +60,18 @@ def test_a_picture_of_several_runs(run: RunFolder, tmp_path: Path) -> None:
 def test_a_folder_without_metrics_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="no metrics in"):
         learning_curves([tmp_path], tmp_path / "x.png")
+
+
+def test_each_panel_by_itself(run: RunFolder, tmp_path: Path) -> None:
+    files = single_panels([run.path], tmp_path / "panels")
+    names = {file.stem for file in files}
+    assert "success-rate" in names and "tokens-per-rollout" in names
+    assert "error-localization" not in names  # nothing recorded, nothing drawn
+    assert {file.suffix for file in files} == {".png", ".svg"}
+    assert all(file.read_bytes()[:5] in (b"\x89PNG\r", b"<?xml") for file in files)
+
+
+def test_the_suffix_chooses_the_format(run: RunFolder, tmp_path: Path) -> None:
+    assert learning_curves([run.path], tmp_path / "c.svg").read_text().startswith("<?xml")
+    with pytest.raises(ValueError, match=r"ends in \.png"):
+        learning_curves([run.path], tmp_path / "c.bmp")

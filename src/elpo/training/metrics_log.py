@@ -1,57 +1,54 @@
-"""Where the numbers of a run go: metrics.jsonl, which is the record, and TensorBoard, which is a view."""
+"""Where the numbers of a run go: metrics.jsonl, which is the record, and trackers, which are views."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 
 from elpo.training.run_folder import Phase, RunFolder
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from elpo.training.trackers import Tracker
 
 
 class MetricsLog:
-    """Appends metrics to a run folder. Use as a context manager, so that TensorBoard's files are closed.
+    """Appends metrics to a run folder and shows them in trackers. Use as a context manager, so that these are
+    closed.
 
     `after` is the (phase, step) of the checkpoint a run continues from: whatever the folder holds of
     later steps is dropped, so that its metrics end up the uninterrupted run's. None starts empty.
 
-    TensorBoard shows one run for each phase, since their steps count separately; without the package
-    installed there is only metrics.jsonl.
+    A tracker that raises is warned of and left out from then on: hours of training do not end because a view
+    of them does.
     """
 
     def __init__(
-        self, folder: RunFolder, *, tensorboard: bool = True, after: tuple[Phase, int] | None = None
+        self,
+        folder: RunFolder,
+        trackers: Sequence[Tracker] = (),
+        *,
+        after: tuple[Phase, int] | None = None,
     ) -> None:
         self._folder = folder
-        self._after = after
-        self._tensorboard = tensorboard
-        self._writers: dict[Phase, SummaryWriter] = {}
+        self._trackers = list(trackers)
         if after is None:
             folder.truncate_metrics()
         else:
             folder.truncate_metrics(*after)
 
     def log(self, phase: Phase, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the metrics of one step.
+        """Record the metrics of one step, and show those that are finite.
 
         Raises:
             RunFolderError: if metrics.jsonl cannot be written, for example on a full disk.
         """
         self._folder.append_metrics(phase, step, metrics)
-        writer = self._writer(phase)
-        if writer is not None:
-            for name, value in metrics.items():
-                if math.isfinite(value):
-                    writer.add_scalar(name, value, step)
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        self._tell(lambda tracker: tracker.log(phase, step, finite))
 
     def close(self) -> None:
-        """Flush TensorBoard's files."""
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
+        """Let every tracker write what it holds back."""
+        self._tell(lambda tracker: tracker.close())
+        self._trackers.clear()
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -59,17 +56,14 @@ class MetricsLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _writer(self, phase: Phase) -> SummaryWriter | None:
-        if not self._tensorboard:
-            return None
-        if phase not in self._writers:
+    def _tell(self, what: Callable[[Tracker], None]) -> None:
+        for tracker in list(self._trackers):
             try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                self._tensorboard = False
-                return None
-            # Points written after the checkpoint stay visible until TensorBoard is told to forget them.
-            last_phase, last_step = self._after or (phase, -1)
-            redone = last_step + 1 if (last_phase == "sft") == (phase == "sft") else 0
-            self._writers[phase] = SummaryWriter(self._folder.tensorboard / phase, purge_step=redone)
-        return self._writers[phase]
+                what(tracker)
+            except Exception as error:  # each raises its own
+                self._trackers.remove(tracker)
+                warnings.warn(
+                    f"{type(tracker).__name__} failed and is left out from here on; the run goes on, and "
+                    f"{self._folder.metrics_file} has every number: {type(error).__name__}: {error}",
+                    stacklevel=3,
+                )

@@ -3,8 +3,10 @@
     config.yaml             every setting of the run
     metrics.jsonl           one JSON object a line: step, phase, metrics (docs/METRICS.md)
     trees/step-000010.jsonl sampled trees of RL step 10, one a line (elpo.tree_json)
+    trees/heldout-000010.jsonl of the evaluation after it: the same problems every time
     checkpoints/  plots/  tensorboard/
     evaluation/             what `elpo eval` found, a folder for each choice of settings
+    report.html             the page that `elpo report` writes
     error.log               the traceback, where the run ended with an error
 
 Files appear whole (written aside, then renamed); metrics are appended a line at a time, and a line that
@@ -32,6 +34,9 @@ from elpo.tree_json import tree_from_json, tree_to_json
 
 Phase = Literal["sft", "rl", "evaluation"]
 
+TREE_FILES: dict[Phase, str] = {"rl": "step-", "evaluation": "heldout-"}
+"""How the names of the files with trees begin, by the phase that grew them."""
+
 RESUMABLE = re.compile(r"run\.(?!seed$).*|rl\.num_steps|rl\.max_rollouts|evaluation\.every")
 """Settings that may differ when a run is continued: how long and where, not what is learned."""
 
@@ -53,6 +58,7 @@ class RunFolder:
         self.evaluation = self.path / "evaluation"
         self.tensorboard = self.path / "tensorboard"
         self.error_file = self.path / "error.log"
+        self.report_file = self.path / "report.html"
 
     def check(self, config: Config, *, resume: bool = False, overwrite: bool = False) -> None:
         """Refuse a folder that `prepare` could not use; nothing is written.
@@ -152,22 +158,24 @@ class RunFolder:
         if self.metrics_file.exists():
             self.write_text(self.metrics_file, "".join(kept))
 
-    def write_trees(self, step: int, trees: Sequence[tuple[RolloutTree, Credit | None]]) -> Path:
-        """Store sampled trees of an RL step, replacing those of the same step."""
+    def write_trees(
+        self, step: int, trees: Sequence[tuple[RolloutTree, Credit | None]], phase: Phase = "rl"
+    ) -> Path:
+        """Store sampled trees of an RL step, or of the evaluation after it, replacing those of the same."""
         lines = (json.dumps(tree_to_json(tree, credit)) + "\n" for tree, credit in trees)
-        return self.write_text(self._trees_file(step), "".join(lines))
+        return self.write_text(self.trees_file(step, phase), "".join(lines))
 
-    def read_trees(self, step: int) -> list[tuple[RolloutTree, Credit | None]]:
-        """The trees of an RL step.
+    def read_trees(self, step: int, phase: Phase = "rl") -> list[tuple[RolloutTree, Credit | None]]:
+        """The trees of an RL step, or of the evaluation after it.
 
         Raises:
             RunFolderError: if none were saved at this step; the message lists the steps that have some.
         """
-        steps = self.tree_steps()
+        steps = self.tree_steps(phase)
         if step not in steps:
             known = ", ".join(map(str, steps)) or "none yet"
             raise RunFolderError(f"{self.path} has no trees of step {step}; steps with trees: {known}")
-        path = self._trees_file(step)
+        path = self.trees_file(step, phase)
         try:
             return [
                 tree_from_json(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()
@@ -175,9 +183,14 @@ class RunFolder:
         except ValueError as error:
             raise RunFolderError(f"{path} is damaged: {error}") from error
 
-    def tree_steps(self) -> list[int]:
-        """RL steps at which trees were saved, ascending."""
-        return sorted(int(path.stem.removeprefix("step-")) for path in self.trees.glob("step-*.jsonl"))
+    def tree_steps(self, phase: Phase = "rl") -> list[int]:
+        """RL steps at which trees of training, or of the evaluation after them, were saved, ascending."""
+        prefix = TREE_FILES[phase]
+        return sorted(int(path.stem.removeprefix(prefix)) for path in self.trees.glob(f"{prefix}*.jsonl"))
+
+    def trees_file(self, step: int, phase: Phase = "rl") -> Path:
+        """Where the trees of a step are."""
+        return self.trees / f"{TREE_FILES[phase]}{step:06d}.jsonl"
 
     def write_text(self, path: Path, text: str) -> Path:
         """Write a file of the folder so that it is either the old one or the new one, never a part.
@@ -201,9 +214,6 @@ class RunFolder:
                 raise
         return path
 
-    def _trees_file(self, step: int) -> Path:
-        return self.trees / f"step-{step:06d}.jsonl"
-
     def _metric_lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Complete lines with what they say."""
         if not self.metrics_file.exists():
@@ -222,7 +232,7 @@ class RunFolder:
         """Delete the run, and only what a run writes."""
         for folder in (self.trees, self.checkpoints, self.plots, self.tensorboard, self.evaluation):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.metrics_file, self.error_file, self.config_file):
+        for file in (self.metrics_file, self.error_file, self.report_file, self.config_file):
             file.unlink(missing_ok=True)
 
     def _refuse_changes(self, config: Config) -> None:

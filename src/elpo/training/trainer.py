@@ -35,6 +35,7 @@ from elpo.training.progress import Progress, SilentProgress
 from elpo.training.rollout_metrics import discarded_metrics, engine_metrics, rollout_metrics
 from elpo.training.run_folder import Phase, RunFolder
 from elpo.training.sft import batch_indices, sft_update
+from elpo.training.trackers import check_trackers, make_trackers
 from elpo.training.vllm_sampling import sync_weights
 from elpo.tree import RolloutTree
 
@@ -84,6 +85,7 @@ def train(
     folder = RunFolder(config.run.dir)
     if processes.is_main:  # where it refuses, the launcher ends the others
         folder.check(config, resume=resume, overwrite=overwrite)
+    check_trackers(config.run)
     checkpoints = Checkpoints(folder.checkpoints)
     last = checkpoints.path("last") if resume else None
     state = checkpoints.read(last) if last else None
@@ -96,7 +98,7 @@ def train(
         position = Position(**state["position"]) if state else None
         after = (position.phase, position.step) if position else None
         with (
-            MetricsLog(folder, tensorboard=config.run.tensorboard, after=after)
+            MetricsLog(folder, make_trackers(config, folder, after), after=after)
             if processes.is_main
             else nullcontext()
         ) as log:
@@ -280,6 +282,8 @@ class _Run:
         }
         if self.log:
             self.log.log("evaluation", step, metrics)
+            kept = [(tree, None) for tree in success.trees[: self.config.run.trees_kept]]
+            self.folder.write_trees(step, kept, "evaluation")
         self.progress.note(
             f"step {step}: held-out success {success.mean:.3f} ± {success.standard_error:.3f} "
             f"({evaluation.num_problems} problems x {evaluation.samples_per_problem})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,17 +10,45 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from elpo.training.run_folder import RunFolder, RunFolderError
+from elpo.viz.figure import check_format
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Records = list[dict[str, Any]]
 
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, which colour-blind people can tell apart."""
 
-def learning_curves(run_dirs: Sequence[str | Path], out_png: str | Path) -> Path:
+
+def learning_curves(run_dirs: Sequence[str | Path], out_file: str | Path) -> Path:
     """Draw success, entropy, clipping, KL, tool use, lengths and search of the runs, and return the file.
 
-    A run keeps its colour in every panel. Metrics a run did not record are left out.
+    A run keeps its colour in every panel. Metrics a run did not record are left out. The band of held-out
+    success is its 95 % interval over problems. The file's suffix chooses PNG, SVG or PDF.
+
+    Raises:
+        RunFolderError: if a folder has no metrics.
+        ValueError: if the suffix is none of these.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    out = check_format(out_file)
+    runs = _read(run_dirs)
+    figure = Figure(figsize=(18, 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, title in zip(figure.subplots(2, 4).flat, PANELS, strict=True):
+        _panel(axes, title, runs)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+    return out
+
+
+def single_panels(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]:
+    """Each panel of `learning_curves` in files of its own, as .png and .svg, and return them.
+
+    Panels of which no run recorded anything are left out.
 
     Raises:
         RunFolderError: if a folder has no metrics.
@@ -27,29 +56,42 @@ def learning_curves(run_dirs: Sequence[str | Path], out_png: str | Path) -> Path
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    runs = _read(run_dirs)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    written = []
+    for title in PANELS:
+        figure = Figure(figsize=(5, 3.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        if not _panel(figure.subplots(), title, runs):
+            continue
+        for suffix in (".png", ".svg"):
+            name = re.sub(r"[^a-z]+", "-", title.partition("(")[0].lower()).strip("-")
+            written.append(Path(folder) / f"{name}{suffix}")
+            figure.savefig(written[-1], dpi=150)
+    return written
+
+
+def _read(run_dirs: Sequence[str | Path]) -> dict[str, Records]:
     runs = {}
     for path in run_dirs:
         records = RunFolder(path).read_metrics()
         if not records:
             raise RunFolderError(f"there are no metrics in {path}; is it the folder of a run?")
         runs[str(path)] = records
+    return runs
 
-    figure = Figure(figsize=(18, 8), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(2, 4).flat
-    for axes, (title, draw) in zip(panels, PANELS.items(), strict=True):
-        axes.set_title(title, fontsize="medium")
-        for i, (name, records) in enumerate(runs.items()):
-            draw(axes, records, f"C{i}", Path(name).name)
-        axes.grid(alpha=0.3)
-        if axes.has_data():
-            axes.legend(fontsize="x-small")
-        else:
-            axes.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=axes.transAxes)
-    out = Path(out_png)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
-    return out
+
+def _panel(axes: Axes, title: str, runs: dict[str, Records]) -> bool:
+    """Draw one of `PANELS`; False where no run recorded what it shows."""
+    axes.set_title(title, fontsize="medium")
+    for i, (name, records) in enumerate(runs.items()):
+        PANELS[title](axes, records, COLORS[i % len(COLORS)], Path(name).name)
+    axes.grid(alpha=0.3)
+    if axes.has_data():
+        axes.legend(fontsize="x-small")
+        return True
+    axes.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=axes.transAxes)
+    return False
 
 
 def series(records: Records, phase: str, name: str, per: str | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -69,22 +111,36 @@ def rollouts_at(records: Records, steps: np.ndarray) -> np.ndarray:
 
 def _success_by_step(axes: Axes, records: Records, color: str, name: str) -> None:
     axes.plot(*series(records, "rl", "success/train"), color=color, alpha=0.4, label=f"{name} train")
-    axes.plot(
-        *series(records, "evaluation", "success/heldout"),
-        color=color,
-        marker="o",
-        ms=3,
-        label=f"{name} held-out",
-    )
+    steps, values = series(records, "evaluation", "success/heldout")
+    _with_band(axes, records, steps, steps, values, color, name)
     axes.set_xlabel("RL step")
     axes.set_ylim(bottom=0)
 
 
 def _success_by_rollouts(axes: Axes, records: Records, color: str, name: str) -> None:
     steps, values = series(records, "evaluation", "success/heldout")
-    axes.plot(rollouts_at(records, steps), values, color=color, marker="o", ms=3, label=f"{name} held-out")
+    _with_band(axes, records, rollouts_at(records, steps), steps, values, color, name)
     axes.set_xlabel("training rollouts")
     axes.set_ylim(bottom=0)
+
+
+def _with_band(
+    axes: Axes,
+    records: Records,
+    x: np.ndarray,
+    steps: np.ndarray,
+    values: np.ndarray,
+    color: str,
+    name: str,
+) -> None:
+    """Held-out success at `x` with its 95 % interval, where its standard error was recorded. Each [n]."""
+    axes.plot(x, values, color=color, marker="o", ms=3, label=f"{name} held-out")
+    known, errors = series(records, "evaluation", "success/heldout_standard_error")
+    at = np.isin(steps, known[np.isfinite(errors)])
+    spread = 1.96 * errors[np.isfinite(errors)]
+    if at.any():
+        low, high = np.maximum(values[at] - spread, 0), np.minimum(values[at] + spread, 1)
+        axes.fill_between(x[at], low, high, color=color, alpha=0.15)
 
 
 def _lines(*lines: tuple[str, str, str, str | None]) -> Callable[[Axes, Records, str, str], None]:

@@ -44,7 +44,7 @@ def render_tree(
     number = {leaf: i for i, leaf in enumerate(tree.leaves)}
     rollouts = [[number[leaf] for leaf in leaves] for leaves in tree.leaves_below()]
     values = node_values(tree)
-    marks = _marks(tree, number)
+    marks = node_marks(tree, number)
 
     num_solved = sum(outcome.correct for outcome in tree.outcomes.values())
     head = Text(
@@ -64,12 +64,12 @@ def render_tree(
         if credit is not None:
             advantage = credit.advantages[i]
             color = "green" if advantage > 0 else "red" if advantage < 0 else "default"
-            label.append(f"  A {_signed_zero(advantage)}", color)
-            label.append(f"  branch {_signed_zero(credit.branch[i])}", "not bold")
-            label.append(f"  traj {_signed_zero(credit.trajectory[i])}", "not bold")
+            label.append(f"  A {three_decimals(advantage)}", color)
+            label.append(f"  branch {three_decimals(credit.branch[i])}", "not bold")
+            label.append(f"  traj {three_decimals(credit.trajectory[i])}", "not bold")
         for mark, style in marks.get(i, []):
             label.append(f"  {mark}", style)
-        for line in _full_lines(node.step) if full_text else _short_lines(node.step):
+        for line in _full_lines(node.step) if full_text else short_lines(node.step):
             label.append(f"\n  {line}", "not bold dim")
         if outcome is not None:
             verdict, style = ("solved", "green") if outcome.correct else ("failed", "red")
@@ -108,7 +108,7 @@ def ranges(numbers: Sequence[int]) -> str:
     return ",".join(f"{r[0]}-{r[-1]}" if len(r) > 2 else ",".join(map(str, r)) for r in runs)
 
 
-def _marks(tree: RolloutTree, number: dict[int, int]) -> dict[int, list[tuple[str, str]]]:
+def node_marks(tree: RolloutTree, number: dict[int, int]) -> dict[int, list[tuple[str, str]]]:
     """What the search says about nodes: texts with their styles, by node."""
     marks: dict[int, list[tuple[str, str]]] = {}
     wrong: dict[int, list[int]] = {}
@@ -143,7 +143,7 @@ def _search_lines(tree: RolloutTree, number: dict[int, int], depth: dict[int, in
     return lines
 
 
-def _short_lines(step: Step) -> list[str]:
+def short_lines(step: Step) -> list[str]:
     """A step in one line: its call with the result, or what it says."""
     result = step.tool_result
     line = _excerpt(step.text if step.tool_call is None else _call_text(step.tool_call))
@@ -185,6 +185,6 @@ def _clean(text: str) -> str:
     return "".join(c if c in "\n\t" or c.isprintable() else "�" for c in text)
 
 
-def _signed_zero(value: float) -> str:
+def three_decimals(value: float) -> str:
     """Three decimals; what rounds to zero has no sign."""
     return f"{round(value, 3) + 0.0:.3f}"
