@@ -35,7 +35,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "elpo.evaluation.recovery",
     ),
     ("elpo.training",),
-    ("elpo.evaluation.runner", "elpo.viz"),
+    ("elpo.evaluation.runner", "elpo.viz", "elpo.serving"),
+    ("elpo.commands",),
     ("elpo.cli",),
 )
 

@@ -148,6 +148,10 @@ def _parser() -> argparse.ArgumentParser:
         "--out", required=True, metavar="FILE", help="index file to write; an older is replaced"
     )
     index.set_defaults(command=_index)
+
+    from elpo.commands import serve_model
+
+    serve_model.add_parser(commands)
     return parser
 
 

@@ -9,6 +9,7 @@ from a tool can never turn into a control token.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,6 +89,31 @@ class Dialogue:
         """Token ids from the end of an assistant turn, through the tool's output, to the next turn."""
         before, after = self._feedback_frame
         return np.concatenate([before, self._encode(output, plain=True), after])
+
+    def conversation_ids(self, messages: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Token ids of a conversation that has tool messages, ending where the assistant begins. int64 [P].
+
+        Like `prompt_ids`, but the tools' outputs are encoded one by one and as plain text, like
+        `feedback_ids`.
+
+        Raises:
+            ValueError: the chat template does not render one of the tool messages as it is.
+        """
+        nonce = secrets.token_hex(8)
+        outputs = [message["content"] for message in messages if message["role"] == "tool"]
+        marks = [f"{_CONTENT}-{nonce}-{i}-" for i in range(len(outputs))]
+        waiting = iter(marks)
+        rest = self._render(
+            [{**m, "content": next(waiting)} if m["role"] == "tool" else m for m in messages],
+            add_generation_prompt=True,
+        )
+        pieces = []
+        for mark, output in zip(marks, outputs, strict=True):
+            if rest.count(mark) != 1:
+                raise ValueError("the chat template does not render this tool message")
+            before, rest = rest.split(mark)
+            pieces += [self._encode(before), self._encode(output, plain=True)]
+        return np.concatenate([*pieces, self._encode(rest)])
 
     def text(self, token_ids: np.ndarray) -> str:
         """The turn as text, call markers kept and the end-of-turn token dropped."""
