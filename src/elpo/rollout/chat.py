@@ -1,0 +1,338 @@
+"""Rollouts of a policy that speaks chat messages: turns, tools, limits and grading as over token ids.
+
+A `Draw` of `elpo.algorithms.strategies.grow`, so every strategy runs on it unchanged. A rollout that an
+infrastructure fault made unusable is None; why is told to `on_draw`.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from elpo.algorithms.strategies import RolloutRequest
+from elpo.chat import ChatPolicy, ChatRequest, Completion, ContextTooLong, RawCall
+from elpo.interfaces import InfrastructureFault, Tool
+from elpo.rollout.dialogue import CALL_OPEN, MalformedCall, parse_tool_call
+from elpo.rollout.episode import MAX_MALFORMED_CALLS, Environment, Limits
+from elpo.rollout.faults import InfrastructureError
+from elpo.tree import ROOT, RolloutTree
+from elpo.types import MessageStep, Outcome, Problem, Step, StopReason, ToolCall, ToolResult, ToolStatus
+
+Grade = Callable[[Problem, Sequence[Step], StopReason], Outcome]
+Rollout = tuple[Sequence[Step], Outcome]
+OnDraw = Callable[[RolloutRequest, int, "Rollout | str"], None]
+"""(request, which of its rollouts, the rollout or why it was lost); called from many threads."""
+
+MAX_LOST_IN_A_ROW = 8
+"""Completions that could not be drawn, one after the other, before the endpoint counts as down."""
+
+
+class Outage:
+    """Tells a rollout that was lost from an endpoint that is down."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_a_row = 0
+
+    def record(self, fault: InfrastructureFault | None) -> None:
+        """Count a completion that was drawn (None), or how it failed.
+
+        Raises:
+            InfrastructureError: too many failed in a row.
+        """
+        with self._lock:
+            self._in_a_row = 0 if fault is None else self._in_a_row + 1
+            if fault is not None and self._in_a_row >= MAX_LOST_IN_A_ROW:
+                raise InfrastructureError(
+                    f"{self._in_a_row} completions in a row failed; the latest: {fault}"
+                )
+
+
+@dataclass(frozen=True)
+class ChatAgent:
+    """A policy with its tools, its grader and its limits.
+
+    Of `limits.max_tokens` as much is known as the endpoint reports: prompt and completion of the turns, not
+    the feedback of the last one. A turn makes one call; further ones are dropped, from the history too.
+    """
+
+    policy: ChatPolicy
+    model: str
+    tools: Mapping[str, Tool]
+    grade: Grade
+    limits: Limits
+    temperature: float
+    seed: int
+    outage: Outage
+
+    def draw_with(self, threads: Executor, on_draw: OnDraw | None = None) -> ChatDraws:
+        """What answers the requests for one tree, with rollouts side by side in `threads`."""
+        return ChatDraws(self, threads, on_draw or (lambda request, number, ended: None))
+
+
+class ChatDraws:
+    """The `Draw` of one tree. Close it when the tree is finished.
+
+    A branch starts from the tools as its prefix left them: the calls on the path are made again, except
+    those of tools that keep no state. `differences` lists the nodes where they answered otherwise.
+    """
+
+    def __init__(self, agent: ChatAgent, threads: Executor, on_draw: OnDraw) -> None:
+        self._agent = agent
+        self._threads = threads
+        self._on_draw = on_draw
+        self._environments: dict[int, Environment] = {}
+        self._drawn: Counter[int] = Counter()  # by prefix
+        self.differences: list[int] = []
+
+    def __call__(self, tree: RolloutTree, request: RolloutRequest) -> list[Rollout | None]:
+        """See `elpo.algorithms.strategies.Draw`.
+
+        Raises:
+            InfrastructureError: the endpoint is down, or the tools are.
+            ValueError: the endpoint refuses such requests.
+        """
+        path = [tree.nodes[node].step for node in tree.path(request.prefix)]
+        environment = self._environment(tree, request.prefix)
+        first = self._drawn[request.prefix]
+        self._drawn[request.prefix] += request.num_rollouts
+        futures = []
+        for number in range(request.num_rollouts):
+            entropy = (self._agent.seed, zlib.crc32(tree.problem.id.encode()), len(path), first + number)
+            seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+            episode = _ChatEpisode(self._agent, tree.problem, path, environment, seed)
+            futures.append(self._threads.submit(self._rollout, request, number, episode))
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def close(self) -> None:
+        """Free the tools' sessions."""
+        for environment in self._environments.values():
+            environment.close()
+        self._environments.clear()
+
+    def _rollout(self, request: RolloutRequest, number: int, episode: _ChatEpisode) -> Rollout | None:
+        try:
+            with closing(episode):
+                ended = episode.run()
+        except InfrastructureFault as fault:
+            self._on_draw(request, number, str(fault))
+            return None
+        self._on_draw(request, number, ended)
+        return ended
+
+    def _environment(self, tree: RolloutTree, node: int) -> Environment:
+        """The tools after `node`."""
+        if node not in self._environments:
+            if node == ROOT:
+                self._environments[node] = Environment.start(self._agent.tools, tree.problem)
+                return self._environments[node]
+            step = tree.nodes[node].step
+            before = self._environment(tree, tree.nodes[node].parent)
+            self._environments[node], outputs = self._replayed(before, step)
+            if outputs is not None and outputs != recorded_outputs(step):
+                self.differences.append(node)
+        return self._environments[node]
+
+    def _replayed(self, environment: Environment, step: Step) -> tuple[Environment, list[str] | None]:
+        """The environment after the calls of a step, and what they answered; None where nothing was run."""
+        outputs = None
+        for call in calls_of(step):
+            if getattr(self._agent.tools.get(call.name), "stateless", False):
+                continue
+            result, environment = environment.call(call)
+            if result.status is ToolStatus.INFRASTRUCTURE_FAULT:
+                raise InfrastructureError(f"a call of the trajectory could not be repeated: {result.output}")
+            outputs = [*(outputs or ()), result.output]
+        return environment, outputs
+
+
+class _ChatEpisode:
+    """One rollout, from a prefix to its end."""
+
+    def __init__(
+        self,
+        agent: ChatAgent,
+        problem: Problem,
+        path: Sequence[Step],
+        environment: Environment,
+        seed: int,
+    ) -> None:
+        self._agent = agent
+        self._problem = problem
+        self._path = path
+        self._limits = agent.limits.for_problem(problem)
+        self._environment = self._given = environment
+        self._opened: list[Environment] = []
+        self._seed = seed
+        self._messages = [*problem.messages, *(message for step in path for message in messages_of(step))]
+        self._malformed = sum(step.tool_call is None and step.tool_result is not None for step in path)
+        self._context = 0  # tokens, as far as reported
+        self._steps: list[Step] = []
+
+    def run(self) -> Rollout:
+        """Take turns until the trajectory ends, then grade it.
+
+        Raises:
+            InfrastructureFault: it could not be drawn or graded.
+        """
+        stop = None
+        while stop is None:
+            stop = self._turn()
+        steps = [*self._path, *self._steps]
+        return self._steps, self._agent.grade(self._problem, steps, stop)
+
+    def close(self) -> None:
+        """Free the sessions this rollout has opened; those of its prefix stay."""
+        given = {id(session) for session in self._given.sessions.values()}
+        for environment in self._opened:
+            for session in environment.sessions.values():
+                if id(session) not in given:
+                    session.close()
+
+    def _turn(self) -> StopReason | None:
+        try:
+            completion = self._complete()
+        except ContextTooLong:
+            return self._add(StopReason.TOKEN_LIMIT, Completion(""), [])
+        message: dict[str, Any] = {"role": "assistant", "content": completion.content}
+        if completion.calls:
+            call = completion.calls[0]
+            function = {"name": call.name, "arguments": call.arguments}
+            message["tool_calls"] = [{"id": call.id, "type": "function", "function": function}]
+        if completion.finish == "length":
+            return self._add(StopReason.TOKEN_LIMIT, completion, [message])
+        try:
+            asked = _asked(completion)
+        except MalformedCall as error:
+            self._malformed += 1
+            result = ToolResult(ToolStatus.MALFORMED_CALL, f"Error: malformed tool call: {error}")
+            return self._add(self._limit(result), completion, [message], None, result)
+        if asked is None:
+            return self._add(StopReason.ANSWER, completion, [message])
+        result, self._environment = self._environment.call(asked)
+        self._opened.append(self._environment)
+        if result.status is ToolStatus.INFRASTRUCTURE_FAULT:
+            raise InfrastructureFault(f"the tool {asked.name} failed: {result.output}")
+        return self._add(self._limit(result), completion, [message], asked, result)
+
+    def _complete(self) -> Completion:
+        limits, agent = self._limits, self._agent
+        request = ChatRequest(
+            model=agent.model,
+            messages=tuple(self._messages),
+            tools=tuple(tool.schema for tool in agent.tools.values()),
+            max_tokens=max(1, min(limits.max_turn_tokens, limits.max_tokens - self._context)),
+            temperature=agent.temperature,
+            seed=(self._seed + len(self._path) + len(self._steps)) % (1 << 63),
+        )
+        try:
+            completion = agent.policy.complete(request)
+        except InfrastructureFault as fault:
+            agent.outage.record(fault)
+            raise
+        agent.outage.record(None)
+        self._context = (completion.prompt_tokens or 0) + (completion.completion_tokens or 0)
+        return completion
+
+    def _limit(self, result: ToolResult) -> StopReason | None:
+        """Why no turn can follow this result; None where one can."""
+        if self._malformed >= MAX_MALFORMED_CALLS:
+            return StopReason.MALFORMED_CALLS
+        if len(self._path) + len(self._steps) + 1 >= self._limits.max_turns:
+            return StopReason.TURN_LIMIT
+        return StopReason.TOKEN_LIMIT if self._context >= self._limits.max_tokens else None
+
+    def _add(
+        self,
+        stop: StopReason | None,
+        completion: Completion,
+        messages: list[dict[str, Any]],
+        call: ToolCall | None = None,
+        result: ToolResult | None = None,
+    ) -> StopReason | None:
+        if result is not None:
+            name = completion.calls[0].id if completion.calls else "call_0"
+            messages.append({"role": "tool", "tool_call_id": name, "content": result.output})
+        text = turn_text(completion.content, completion.calls[:1])
+        tokens = completion.completion_tokens or 0
+        self._steps.append(MessageStep.of(messages, tokens, text, call, result))
+        self._messages += messages
+        return stop
+
+
+def _asked(completion: Completion) -> ToolCall | None:
+    """The call a turn makes; None where it makes none. Calls left in the text count, as some servers do.
+
+    Raises:
+        MalformedCall: it is not one that could be run; the message is shown to the policy.
+    """
+    if not completion.calls:
+        return parse_tool_call(completion.content)
+    call = completion.calls[0]
+    try:
+        arguments = json.loads(call.arguments or "{}")
+    except (ValueError, RecursionError) as error:
+        raise MalformedCall(f"the arguments are not valid JSON: {error}") from None
+    if not isinstance(arguments, dict):
+        raise MalformedCall('"arguments" must be an object')
+    return ToolCall(call.name, arguments)
+
+
+def turn_text(content: str, calls: Sequence[RawCall]) -> str:
+    """A turn as one text, its calls in the Hermes syntax."""
+    parts = [
+        f'{CALL_OPEN}\n{{"name": {json.dumps(c.name)}, "arguments": {c.arguments}}}\n</tool_call>'
+        for c in calls
+    ]
+    return "\n".join(filter(None, [content, *parts]))
+
+
+def messages_of(step: Step) -> Sequence[Mapping[str, Any]]:
+    """A step as chat messages; those of a step with token ids are made from its text and call."""
+    if isinstance(step, MessageStep):
+        return step.messages
+    message: dict[str, Any] = {"role": "assistant", "content": step.text}
+    if step.tool_call is not None:
+        arguments = json.dumps(dict(step.tool_call.arguments), ensure_ascii=False)
+        function = {"name": step.tool_call.name, "arguments": arguments}
+        message["content"] = step.text.partition(CALL_OPEN)[0].removesuffix("\n")
+        message["tool_calls"] = [{"id": "call_0", "type": "function", "function": function}]
+    if step.tool_result is None:
+        return [message]
+    return [message, {"role": "tool", "tool_call_id": "call_0", "content": step.tool_result.output}]
+
+
+def calls_of(step: Step) -> list[ToolCall]:
+    """Every call of a step that can be made again."""
+    if not isinstance(step, MessageStep):
+        return [] if step.tool_call is None else [step.tool_call]
+    calls = []
+    for message in step.messages:
+        for call in message.get("tool_calls") or ():
+            try:
+                arguments = json.loads(call["function"]["arguments"] or "{}")
+            except ValueError:
+                continue
+            if isinstance(arguments, dict):
+                calls.append(ToolCall(call["function"]["name"], arguments))
+    return calls or ([] if step.tool_call is None else [step.tool_call])
+
+
+def recorded_outputs(step: Step) -> list[str]:
+    """What the tools answered to a step's calls when it was drawn."""
+    if isinstance(step, MessageStep):
+        return [str(message["content"]) for message in step.messages if message["role"] == "tool"]
+    return [] if step.tool_result is None else [step.tool_result.output]
