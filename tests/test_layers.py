@@ -18,7 +18,7 @@ PACKAGE = Path(elpo.__file__).parent
 
 # Upwards. What stands on one line does not know of each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("elpo.types", "elpo.config", "elpo.chat", "elpo.http_post"),
+    ("elpo.types", "elpo.config", "elpo.chat", "elpo.http_post", "elpo.settings_file"),
     ("elpo.tree", "elpo.interfaces"),
     ("elpo.engines", "elpo.tools", "elpo.models", "elpo.endpoints"),
     ("elpo.graders",),
@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "elpo.evaluation.recovery",
     ),
     ("elpo.training",),
-    ("elpo.evaluation.sources",),
+    ("elpo.evaluation.sources", "elpo.debugger"),
     ("elpo.evaluation.runner", "elpo.viz", "elpo.serving"),
     ("elpo.commands",),
     ("elpo.cli",),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from elpo import __version__
-from elpo.commands import serve_model
+from elpo.commands import localize, serve_model
 from elpo.commands.endpoint_options import add_endpoint_options, connection_of
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     index.set_defaults(command=_index)
 
     serve_model.add_parser(commands)
+    localize.add_parser(commands)
     return parser
 
 

@@ -75,7 +75,7 @@ class Endpoint:
 
     def complete(self, request: ChatRequest) -> Completion:
         """See `ChatPolicy.complete`."""
-        body = json.dumps(_body(request)).encode()
+        body = json.dumps(request_body(request)).encode()
         failures: list[_AttemptFailed] = []
         for attempt in range(self._retries.num_attempts):
             if self._closed.wait(self._pause(attempt, failures)):
@@ -111,7 +111,8 @@ class Endpoint:
         raise _failure(response)
 
 
-def _body(request: ChatRequest) -> dict[str, Any]:
+def request_body(request: ChatRequest) -> dict[str, Any]:
+    """The request as the API has it."""
     body: dict[str, Any] = {
         "model": request.model,
         "messages": list(request.messages),

@@ -28,6 +28,7 @@ from elpo.endpoints.connection import Connection
 from elpo.evaluation.sources import Source, endpoint_source, model_source
 from elpo.evaluation.summary import Summary, summarize
 from elpo.evaluation.trajectories import Sample, sample_from_record, trajectory_records
+from elpo.settings_file import claim
 from elpo.tasks.loading import load_task
 from elpo.training.assembly import derived_seed
 from elpo.training.checkpoint import Checkpoints
@@ -88,7 +89,7 @@ def evaluate_run(
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         out = _home(config, run) / f"{settings['checkpoint']}-{digest}"
     folder = _Folder(out)
-    folder.claim(settings)
+    claim(folder.path, settings, "evaluation")
     task = load_task(config.task.name, config.task.options)
     problems = task.problems("test", config.evaluation.num_problems)
     if not problems:
@@ -198,25 +199,6 @@ class _Folder:
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser()
         self._files = RunFolder(self.path)
-
-    def claim(self, settings: dict[str, Any]) -> None:
-        """Write the settings, or check that those here are the same."""
-        file = self.path / "settings.json"
-        if not file.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-                raise ValueError(f"{self.path} holds no evaluation; choose another folder with --out")
-            self._files.write_text(file, json.dumps(settings, indent=1) + "\n")
-            return
-        try:
-            here = json.loads(file.read_text(encoding="utf-8"))
-            changed = sorted(key for key in {*here, *settings} if here.get(key) != settings.get(key))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{file} is damaged ({error}); choose another folder with --out") from error
-        if changed:
-            raise ValueError(
-                f"the evaluation in {self.path} was made with other settings ({', '.join(changed)}); "
-                "choose another folder with --out"
-            )
 
     def read(self, first: int, block: Sequence[Problem]) -> list[Sample] | None:
         """The samples of a block of problems; None where they are not all there."""

@@ -302,8 +302,11 @@ def turn_text(content: str, calls: Sequence[RawCall]) -> str:
 
 def messages_of(step: Step) -> Sequence[Mapping[str, Any]]:
     """A step as chat messages; those of a step with token ids are made from its text and call."""
-    if isinstance(step, MessageStep):
-        return step.messages
+    return step.messages if isinstance(step, MessageStep) else step_messages(step)
+
+
+def step_messages(step: Step) -> list[Mapping[str, Any]]:
+    """Messages that say what a step's text, call and result say."""
     message: dict[str, Any] = {"role": "assistant", "content": step.text}
     if step.tool_call is not None:
         arguments = json.dumps(dict(step.tool_call.arguments), ensure_ascii=False)

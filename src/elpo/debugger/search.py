@@ -1,0 +1,198 @@
+"""Searching one failed trajectory of any agent: the strategy of the training, driven by chat rollouts."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from elpo.algorithms.budget import BudgetLedger
+from elpo.algorithms.localization import Loop
+from elpo.algorithms.strategies import RolloutRequest, Search, Strategy, ask, grow, localize
+from elpo.debugger.finding import AnchorProbe, Cost, Finding, anchor_probes, posterior_of, recovered, shown
+from elpo.debugger.trajectory import Failed
+from elpo.endpoints.account import LimitReached
+from elpo.endpoints.journal import KeptPolicy
+from elpo.interfaces import InfrastructureFault
+from elpo.rollout.chat import ChatAgent, ChatDraws, Rollout
+from elpo.rollout.faults import InfrastructureError
+from elpo.tree import ROOT, RolloutTree
+from elpo.types import Outcome
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Rollouts in all, and how many from each anchor; as in `elpo.algorithms.strategies.localize`."""
+
+    budget: int = 32
+    min_suffixes: int = 4
+    max_suffixes: int = 4
+    loop: Loop = "figure"
+
+
+class Watcher(Protocol):
+    """Is told what a search does; of draws from many threads."""
+
+    def probing(self, step: int, num_rollouts: int) -> None:
+        """Continuations from after `step` (0: the prompt) are being drawn."""
+        ...
+
+    def drawn(self, step: int, success: bool | None) -> None:
+        """One of them ended; None: it was lost."""
+        ...
+
+
+class Silent:
+    """A watcher that shows nothing."""
+
+    def probing(self, step: int, num_rollouts: int) -> None:
+        """See `Watcher`."""
+
+    def drawn(self, step: int, success: bool | None) -> None:
+        """See `Watcher`."""
+
+
+def search(
+    agent: ChatAgent,
+    failed: Failed,
+    policy: KeptPolicy,
+    settings: SearchSettings,
+    concurrency: int,
+    grader: str,
+    watcher: Watcher | None = None,
+    failures: Callable[[], Counter[str]] = Counter,
+) -> tuple[Finding, RolloutTree]:
+    """Find the first irrecoverable step of a failed trajectory, and all the rollouts that say so.
+
+    A limit, an endpoint that is down or an interrupt ends the search early; the finding says so, and holds
+    what was found until then.
+
+    Args:
+        policy: what `agent` asks; kept and paid for.
+        grader: what judges, in words.
+        failures: failed attempts so far.
+
+    Raises:
+        ValueError: the trajectory is no failure, or longer than `agent.limits` permits continuations to be.
+    """
+    begun = time.monotonic()
+    outcome = _checked(agent, failed)
+    tree = RolloutTree(failed.problem, np.empty(0, np.int64))
+    leaf = tree.add(ROOT, failed.steps, outcome)
+    path = tree.path(leaf)
+    ledger = BudgetLedger(settings.budget)
+    watching = watcher or Silent()
+    lost: list[tuple[int, str]] = []
+
+    def on_draw(request: RolloutRequest, number: int, ended: Rollout | str) -> None:
+        if isinstance(ended, str):
+            lost.append((request.prefix, ended))
+        step = path.index(request.prefix) + 1 if request.prefix != ROOT else 0
+        watching.drawn(step, None if isinstance(ended, str) else ended[1].correct)
+
+    stopped = None
+    threads = ThreadPoolExecutor(concurrency, "elpo-rollout")
+    draws = agent.draw_with(threads, on_draw)
+
+    def draw(tree: RolloutTree, request: RolloutRequest) -> list[Rollout | None]:
+        watching.probing(
+            path.index(request.prefix) + 1 if request.prefix != ROOT else 0, request.num_rollouts
+        )
+        return draws(tree, request)
+
+    try:
+        grow(tree, from_anchors(leaf, settings), ledger, np.random.default_rng(agent.seed), draw)
+    except (LimitReached, InfrastructureError) as reason:
+        stopped = str(reason)
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    finally:
+        if stopped is not None:
+            policy.close()  # whatever waits for another attempt gives up
+        threads.shutdown(cancel_futures=True)
+        draws.close()
+    found = next(iter(tree.localizations), None)
+    critical = None if found is None or found.critical is None else path.index(found.critical) + 1
+    if critical is None and stopped is None:
+        stopped = f"the budget of {ledger.total} rollouts ended before the search"
+    probes = anchor_probes(tree, leaf, Counter(prefix for prefix, _ in lost))
+    account = policy.account
+    finding = Finding(
+        problem=failed.problem.id,
+        model=agent.model,
+        grader=grader,
+        steps=tuple(shown(step) for step in failed.steps),
+        critical=critical,
+        posterior=posterior_of(probes, len(path)),
+        probes=probes,
+        continuations=recovered(tree, leaf, len(path) if critical is None else critical),
+        lost=tuple(reason for _, reason in lost),
+        cost=Cost(
+            rollouts=ledger.spent,
+            budget=ledger.total,
+            requests=account.requests,
+            prompt_tokens=account.prompt_tokens,
+            completion_tokens=account.completion_tokens,
+            cost=account.cost,
+            failed_attempts=dict(failures()),
+            replayed=policy.num_replayed,
+            seconds=time.monotonic() - begun,
+        ),
+        stopped=stopped,
+        notices=_notices(draws, path, critical, probes),
+    )
+    return finding, tree
+
+
+def from_anchors(leaf: int, settings: SearchSettings) -> Strategy:
+    """The search of `localize`, then, where it names the first step, as many rollouts from the prompt.
+
+    Without those nothing shows that the model can solve the problem at all.
+    """
+    inner = localize(leaf, settings.min_suffixes, settings.max_suffixes, loop=settings.loop)
+
+    def strategy(tree: RolloutTree, ledger: BudgetLedger, rng: np.random.Generator) -> Search:
+        yield from inner(tree, ledger, rng)
+        if tree.localizations[-1].critical == tree.path(leaf)[0] and ledger.remaining:
+            yield from ask(ROOT, min(settings.max_suffixes, ledger.remaining), ledger)
+
+    return strategy
+
+
+def _checked(agent: ChatAgent, failed: Failed) -> Outcome:
+    limit = agent.limits.for_problem(failed.problem).max_turns
+    if len(failed.steps) > limit:
+        raise ValueError(
+            f"the trajectory has {len(failed.steps)} turns and rollout.max_turns is {limit}: no continuation "
+            "could be as long; raise it"
+        )
+    try:
+        outcome = agent.grade(failed.problem, failed.steps, failed.stop)
+    except InfrastructureFault as fault:
+        raise InfrastructureError(f"the trajectory cannot be judged: {fault}") from fault
+    if outcome.correct:
+        raise ValueError("the grader says that this trajectory succeeded: there is no error to find")
+    return outcome
+
+
+def _notices(
+    draws: ChatDraws, path: list[int], critical: int | None, probes: Sequence[AnchorProbe]
+) -> tuple[str, ...]:
+    notices = []
+    if draws.differences:
+        steps = ", ".join(str(path.index(node) + 1) for node in sorted(draws.differences))
+        notices.append(
+            f"the tools answered otherwise than recorded when the calls of step {steps} were repeated: "
+            "continuations started from their present state, with the recorded answers in the conversation"
+        )
+    if critical == 1 and not any(probe.successes for probe in probes):
+        notices.append(
+            "no rollout succeeded, from the prompt neither: perhaps this model cannot solve the problem, and "
+            "then no step is to blame"
+        )
+    return tuple(notices)
