@@ -192,7 +192,7 @@ def _show(args: argparse.Namespace, finding: Finding, folder: Path) -> None:
         console = Console()
         if not console.is_terminal:
             console = Console(width=160)
-        console.print(render_finding(finding, full_text=args.text), highlight=False, markup=False)
+        console.print(render_finding(finding, full=args.text))
         print(f"\nreport.html, result.json, tree.json: {folder}")
     if finding.stopped is not None:
         print(f"stopped: {finding.stopped}; the same command goes on from here", file=sys.stderr)

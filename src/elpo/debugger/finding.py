@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from elpo.algorithms.confidence import critical_posterior
-from elpo.rollout.chat import recorded_outputs
+from elpo.rollout.chat import calls_of, messages_of, recorded_outputs
 from elpo.tree import RolloutTree
-from elpo.types import Step
+from elpo.types import Step, ToolCall
 
 MAX_CONTINUATIONS = 3
 
@@ -23,7 +23,7 @@ class AnchorProbe:
     step: int
     drawn: int
     successes: int
-    lost: int  # could not be drawn: neither successes nor failures
+    lost: int  # could not be drawn at all: neither successes nor failures
 
     @property
     def verdict(self) -> str:
@@ -38,6 +38,7 @@ class ShownStep:
     """A step for people: what was said and called, what came back."""
 
     text: str
+    calls: tuple[str, ...]
     feedback: str
 
 
@@ -81,7 +82,7 @@ class Finding:
     posterior: tuple[float, ...]
     probes: tuple[AnchorProbe, ...]
     continuations: tuple[Continuation, ...]
-    lost: tuple[str, ...]  # why draws were lost
+    lost: tuple[str, ...]  # why draws were lost, those that were drawn in the end included
     cost: Cost
     stopped: str | None = None
     notices: tuple[str, ...] = ()
@@ -145,5 +146,14 @@ def recovered(tree: RolloutTree, leaf: int, before: int) -> tuple[Continuation, 
 
 
 def shown(step: Step) -> ShownStep:
-    """A step for people."""
-    return ShownStep(step.text, "\n".join(recorded_outputs(step)))
+    """A step for people; calls that could not be read stay in the text."""
+    calls = calls_of(step)
+    text = str(messages_of(step)[0]["content"]) if calls and messages_of(step) else step.text
+    return ShownStep(text, tuple(_call(call) for call in calls), "\n".join(recorded_outputs(step)))
+
+
+def _call(call: ToolCall) -> str:
+    values = call.arguments
+    if len(values) == 1:
+        return f"{call.name}({next(iter(values.values()))})"
+    return f"{call.name}({', '.join(f'{name}={value}' for name, value in values.items())})"

@@ -87,23 +87,22 @@ def search(
     path = tree.path(leaf)
     ledger = BudgetLedger(settings.budget)
     watching = watcher or Silent()
-    lost: list[tuple[int, str]] = []
+    reasons: list[str] = []
+    number = {ROOT: 0, **{node: i for i, node in enumerate(path, 1)}}
 
-    def on_draw(request: RolloutRequest, number: int, ended: Rollout | str) -> None:
+    def on_draw(prefix: int, ended: Rollout | str) -> None:
         if isinstance(ended, str):
-            lost.append((request.prefix, ended))
-        step = path.index(request.prefix) + 1 if request.prefix != ROOT else 0
-        watching.drawn(step, None if isinstance(ended, str) else ended[1].correct)
+            reasons.append(ended)
+        watching.drawn(number[prefix], None if isinstance(ended, str) else ended[1].correct)
 
     stopped = None
     threads = ThreadPoolExecutor(concurrency, "elpo-rollout")
     draws = agent.draw_with(threads, on_draw)
+    lost: Counter[int] = Counter()
 
     def draw(tree: RolloutTree, request: RolloutRequest) -> list[Rollout | None]:
-        watching.probing(
-            path.index(request.prefix) + 1 if request.prefix != ROOT else 0, request.num_rollouts
-        )
-        return draws(tree, request)
+        watching.probing(number[request.prefix], request.num_rollouts)
+        return whole_evidence(draws, tree, request, lost)
 
     try:
         grow(tree, from_anchors(leaf, settings), ledger, np.random.default_rng(agent.seed), draw)
@@ -120,7 +119,7 @@ def search(
     critical = None if found is None or found.critical is None else path.index(found.critical) + 1
     if critical is None and stopped is None:
         stopped = f"the budget of {ledger.total} rollouts ended before the search"
-    probes = anchor_probes(tree, leaf, Counter(prefix for prefix, _ in lost))
+    probes = anchor_probes(tree, leaf, lost)
     account = policy.account
     finding = Finding(
         problem=failed.problem.id,
@@ -131,7 +130,7 @@ def search(
         posterior=posterior_of(probes, len(path)),
         probes=probes,
         continuations=recovered(tree, leaf, len(path) if critical is None else critical),
-        lost=tuple(reason for _, reason in lost),
+        lost=tuple(reasons),
         cost=Cost(
             rollouts=ledger.spent,
             budget=ledger.total,
@@ -162,6 +161,37 @@ def from_anchors(leaf: int, settings: SearchSettings) -> Strategy:
             yield from ask(ROOT, min(settings.max_suffixes, ledger.remaining), ledger)
 
     return strategy
+
+
+def whole_evidence(
+    draws: ChatDraws, tree: RolloutTree, request: RolloutRequest, lost: Counter[int]
+) -> list[Rollout | None]:
+    """The rollouts of a request; lost ones are drawn again, then replaced by others.
+
+    No success among some of the rollouts is no verdict: what was lost might have succeeded. Then the search
+    stops, and a later call goes on. One success is a verdict, whatever else was lost. `lost` counts, by node,
+    the rollouts that could not even be replaced.
+
+    Raises:
+        InfrastructureError: there is no verdict.
+    """
+    numbers = draws.next_numbers(request.prefix, request.num_rollouts)
+    found = draws.rollouts(tree, request.prefix, numbers)
+    for replaced in (False, False, True):
+        missing = [i for i, rollout in enumerate(found) if rollout is None]
+        again = [numbers[i] for i in missing]
+        if replaced:
+            again = draws.next_numbers(request.prefix, len(missing))
+        for i, rollout in zip(missing, draws.rollouts(tree, request.prefix, again), strict=True):
+            found[i] = rollout
+    num_lost = found.count(None)
+    lost[request.prefix] += num_lost
+    if num_lost and not any(rollout is not None and rollout[1].correct for rollout in found):
+        raise InfrastructureError(
+            f"{num_lost} of {len(found)} continuations could not be drawn, and none of the others succeeded: "
+            "without them there is no verdict"
+        )
+    return found
 
 
 def _checked(agent: ChatAgent, failed: Failed) -> Outcome:

@@ -29,8 +29,8 @@ from elpo.types import MessageStep, Outcome, Problem, Step, StopReason, ToolCall
 
 Grade = Callable[[Problem, Sequence[Step], StopReason], Outcome]
 Rollout = tuple[Sequence[Step], Outcome]
-OnDraw = Callable[[RolloutRequest, int, "Rollout | str"], None]
-"""(request, which of its rollouts, the rollout or why it was lost); called from many threads."""
+OnDraw = Callable[[int, "Rollout | str"], None]
+"""(prefix, the rollout or why it was lost); called from many threads."""
 
 MAX_LOST_IN_A_ROW = 8
 """Completions that could not be drawn, one after the other, before the endpoint counts as down."""
@@ -76,7 +76,7 @@ class ChatAgent:
 
     def draw_with(self, threads: Executor, on_draw: OnDraw | None = None) -> ChatDraws:
         """What answers the requests for one tree, with rollouts side by side in `threads`."""
-        return ChatDraws(self, threads, on_draw or (lambda request, number, ended: None))
+        return ChatDraws(self, threads, on_draw or (lambda prefix, ended: None))
 
 
 class ChatDraws:
@@ -95,22 +95,31 @@ class ChatDraws:
         self.differences: list[int] = []
 
     def __call__(self, tree: RolloutTree, request: RolloutRequest) -> list[Rollout | None]:
-        """See `elpo.algorithms.strategies.Draw`.
+        """See `elpo.algorithms.strategies.Draw`, and `rollouts` for errors."""
+        return self.rollouts(tree, request.prefix, self.next_numbers(request.prefix, request.num_rollouts))
+
+    def next_numbers(self, prefix: int, num: int) -> list[int]:
+        """Numbers of rollouts from `prefix` that none of its rollouts has had yet."""
+        first = self._drawn[prefix]
+        self._drawn[prefix] += num
+        return list(range(first, first + num))
+
+    def rollouts(self, tree: RolloutTree, prefix: int, numbers: Sequence[int]) -> list[Rollout | None]:
+        """The rollouts from `prefix` with these numbers. A number decides the seed: drawn again, a rollout
+        asks the same, so that a policy that keeps its answers goes on where it was lost.
 
         Raises:
             InfrastructureError: the endpoint is down, or the tools are.
             ValueError: the endpoint refuses such requests.
         """
-        path = [tree.nodes[node].step for node in tree.path(request.prefix)]
-        environment = self._environment(tree, request.prefix)
-        first = self._drawn[request.prefix]
-        self._drawn[request.prefix] += request.num_rollouts
+        path = [tree.nodes[node].step for node in tree.path(prefix)]
+        environment = self._environment(tree, prefix)
         futures = []
-        for number in range(request.num_rollouts):
-            entropy = (self._agent.seed, zlib.crc32(tree.problem.id.encode()), len(path), first + number)
+        for number in numbers:
+            entropy = (self._agent.seed, zlib.crc32(tree.problem.id.encode()), len(path), number)
             seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
             episode = _ChatEpisode(self._agent, tree.problem, path, environment, seed)
-            futures.append(self._threads.submit(self._rollout, request, number, episode))
+            futures.append(self._threads.submit(self._rollout, prefix, episode))
         try:
             return [future.result() for future in futures]
         finally:
@@ -123,14 +132,14 @@ class ChatDraws:
             environment.close()
         self._environments.clear()
 
-    def _rollout(self, request: RolloutRequest, number: int, episode: _ChatEpisode) -> Rollout | None:
+    def _rollout(self, prefix: int, episode: _ChatEpisode) -> Rollout | None:
         try:
             with closing(episode):
                 ended = episode.run()
         except InfrastructureFault as fault:
-            self._on_draw(request, number, str(fault))
+            self._on_draw(prefix, str(fault))
             return None
-        self._on_draw(request, number, ended)
+        self._on_draw(prefix, ended)
         return ended
 
     def _environment(self, tree: RolloutTree, node: int) -> Environment:

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from elpo.debugger.finding import AnchorProbe, Continuation, Finding, ShownStep
-from elpo.viz.finding_text import cost_lines, headline, one_line
+from elpo.viz.finding_text import cost_lines, headline, lost_lines, one_line
 
 STYLE = """
 :root { color-scheme: light dark; --edge: #8886; --bad: #d55e00; --good: #0072b2; --soft: #8882 }
@@ -50,7 +50,7 @@ def page(finding: Finding) -> str:
             "<h2>Cost</h2>",
             *(f"<p>{escape(line)}</p>" for line in cost_lines(finding)),
             *(f"<p>note: {escape(notice)}</p>" for notice in finding.notices),
-            *(f"<p>lost: {escape(reason)}</p>" for reason in finding.lost),
+            *(f"<p>{escape(line)}</p>" for line in lost_lines(finding)),
             "</main></body></html>\n",
         ]
     )
@@ -82,7 +82,8 @@ def _probe(probe: AnchorProbe) -> str:
 
 def _step(step: ShownStep) -> str:
     feedback = f"<p>answered</p><pre>{escape(step.feedback)}</pre>" if step.feedback else ""
-    return f"<pre>{escape(step.text)}</pre>{feedback}"
+    said = "\n".join(filter(None, (step.text, *step.calls)))
+    return f"<pre>{escape(said)}</pre>{feedback}"
 
 
 def _continuations(finding: Finding) -> Iterator[str]:

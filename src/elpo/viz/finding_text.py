@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -13,6 +14,7 @@ from rich.text import Text
 from elpo.debugger.finding import Continuation, Finding, ShownStep
 from elpo.viz.tree import clean, excerpt
 
+MAX_REASONS = 5
 MARKS = {True: ("●", "green"), False: ("×", "red"), None: ("?", "yellow")}
 """Of a rollout that succeeded, failed, could not be drawn. Told apart without colour."""
 
@@ -76,17 +78,17 @@ class LiveSearch:
             return Group(Text("where could it still succeed?", "bold"), table)
 
 
-def render_finding(finding: Finding, full_text: bool = False) -> RenderableType:
+def render_finding(finding: Finding, full: bool = False) -> RenderableType:
     """What was found, on how much evidence, at what cost."""
     return Group(
         _headline(finding),
         Text(),
         _steps(finding),
-        *_continuations(finding, full_text),
+        *_continuations(finding, full),
         Text(),
         *(Text(line, "dim") for line in cost_lines(finding)),
         *(Text(f"note: {notice}", "yellow") for notice in finding.notices),
-        *(Text(f"lost: {reason}", "yellow") for reason in finding.lost),
+        *(Text(line, "yellow") for line in lost_lines(finding)),
     )
 
 
@@ -120,9 +122,25 @@ def cost_lines(finding: Finding) -> list[str]:
     return lines
 
 
+def lost_lines(finding: Finding) -> list[str]:
+    """Why rollouts were lost, the most frequent reasons first; they were drawn again as far as possible."""
+    reasons = Counter(finding.lost).most_common(MAX_REASONS)
+    return [f"lost and drawn again as far as possible: {count} x {clean(why)}" for why, count in reasons]
+
+
 def one_line(step: ShownStep) -> str:
     """A step in one line."""
-    return excerpt(step.text) + (f" → {excerpt(step.feedback)}" if step.feedback else "")
+    said = "  ".join(excerpt(part) for part in (step.text, *step.calls) if part)
+    return said + (f" → {excerpt(step.feedback)}" if step.feedback else "")
+
+
+def full_text(step: ShownStep) -> str:
+    """A step as it was, safe to print."""
+    return clean(
+        "\n".join(
+            [*filter(None, (step.text, *step.calls)), *([f"→ {step.feedback}"] if step.feedback else [])]
+        )
+    )
 
 
 def _headline(finding: Finding) -> Text:
@@ -148,13 +166,12 @@ def _steps(finding: Finding) -> Table:
     return table
 
 
-def _continuations(finding: Finding, full_text: bool) -> list[RenderableType]:
+def _continuations(finding: Finding, full: bool) -> list[RenderableType]:
     lines: list[RenderableType] = []
-    for continuation in finding.continuations if full_text else finding.continuations[:1]:
+    for continuation in finding.continuations if full else finding.continuations[:1]:
         lines += [Text(), Text(f"recovered {_left(continuation)}:", "bold green")]
         for i, step in enumerate(continuation.steps, continuation.after + 1):
-            said = clean(f"{step.text}\n→ {step.feedback}" if step.feedback else step.text)
-            lines.append(Text(f"  {i}  {said if full_text else one_line(step)}"))
+            lines.append(Text(f"  {i}  {full_text(step) if full else one_line(step)}"))
     return lines
 
 
