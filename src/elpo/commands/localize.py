@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from elpo.interfaces import Task, Tool
     from elpo.types import Problem
 
-MAX_PROBLEMS_SEARCHED = 5000
+PROBLEMS_SEARCHED = (200, 5000)
+"""Of every split, for the one a record names."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -228,18 +229,27 @@ def source_settings(local: str | None, connection: Connection | None) -> dict[st
 
 
 def problem_of_task(task: Task, path: Path, line: int) -> Problem | None:
-    """The problem of the task that a tree or record names; None where the file's own must do."""
+    """The problem of the task that a tree or record names; None where the file's own does.
+
+    A tree has its problem, which is as good as the task's where JSON can hold all of it.
+    """
     try:
         text = path.expanduser().read_text(encoding="utf-8")
         data = json.loads(text.splitlines()[line] if path.suffix == ".jsonl" else text)
         named = data["problem"]
     except (OSError, ValueError, IndexError, KeyError, TypeError):
         return None  # the reader explains it
-    wanted = named.get("id") if isinstance(named, dict) else named
-    for split in ("test", "validation", "train"):
-        for problem in task.problems(split, MAX_PROBLEMS_SEARCHED):
-            if problem.id == wanted:
-                return problem
+    if isinstance(named, dict):
+        try:
+            json.dumps([dict(problem.metadata) for problem in task.problems("test", 1)])
+            return None
+        except TypeError:
+            named = named.get("id")
+    for num in PROBLEMS_SEARCHED:
+        for split in ("test", "validation", "train"):
+            for problem in task.problems(split, num):
+                if problem.id == named:
+                    return problem
     return None
 
 
