@@ -87,6 +87,8 @@ def post(
         connection.close()
     if time.monotonic() - begun >= timeout:  # cut off in the middle of a body of unknown length
         raise NoAnswer(f"no whole answer within {timeout:g} s")
+    if response.length and len(content) <= MAX_RESPONSE_BYTES:  # what is still to come never came
+        raise NoAnswer(f"the connection was dropped {response.length} bytes before the end of the answer")
     named = {name.lower(): value for name, value in response.getheaders()}
     return Response(response.status, response.reason, named, content)
 
