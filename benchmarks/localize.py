@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -193,10 +194,10 @@ def main() -> None:
         proxy = FaultyProxy(url, args.faults, TIMEOUT + 1, args.seed)
         clean: list[Any] = []
         for name, where, folder, attempts in [
-            ("through HTTP", url, "clean", 1),
+            ("through HTTP", url, "clean", 8),
             ("through HTTP with faults", proxy.url, "faults", 8),
             ("impatiently, with faults", proxy.url, "impatient", 1),
-            ("a second call after it", url, "impatient", 1),
+            ("a second call after it", url, "impatient", 8),
         ]:
             before = len(list(Path(scratch, folder).glob("*")))
             findings, failures, seconds = through_http(
@@ -226,8 +227,12 @@ def main() -> None:
             print(rows[-1], flush=True)
         total = proxy.passed + sum(proxy.spoilt.values())
         faults = {"requests": total, "spoilt": dict(proxy.spoilt)}
+    pairs = Counter((f == t, c.critical == t) for f, c, t in zip(found, clean, truths, strict=True))
+    only = pairs[True, False], pairs[False, True]
+    sign = min(1.0, 2 * sum(math.comb(sum(only), i) for i in range(min(only) + 1)) / 2 ** sum(only))
     answers = Counter(t == len(f.steps) for f, t in zip(trajectories, truths, strict=True))
     about = {**provenance(), "faults": faults, "truth_is_the_last_step": answers[True]}
+    about |= {"exact_only_in_the_process": only[0], "exact_only_through_http": only[1], "sign_test_p": sign}
     assert all(f.stop in StopReason for f in trajectories)
     (args.out / "localize.json").write_text(json.dumps({**about, "rows": rows}, indent=1))
     lines = [

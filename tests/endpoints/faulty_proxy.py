@@ -19,7 +19,7 @@ class FaultyProxy(ThreadingHTTPServer):
     """Forwards to `upstream`, a base URL; spoils a request with probability `rate`.
 
     timeout: no answer for `stall` seconds. busy: 429 with Retry-After. server: 500. broken_json: an answer
-    cut in the middle. wrong_json: JSON that is no completion. dropped: the connection closes without an answer.
+    cut in the middle. wrong_json: JSON that is no completion. dropped: the connection closes with no answer.
     cut: it closes in the middle of one. What the last four spoil was really drawn upstream.
     """
 
