@@ -31,7 +31,7 @@ __all__ = ["dialogue", "tokenizer"]
 
 LIMITS = Limits(max_turns=12, max_tokens=4000, max_turn_tokens=64)
 SETTINGS = SearchSettings(budget=40, min_suffixes=6, max_suffixes=6)
-NUM = 12
+NUM = 5
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def clean(server, failures, tmp_path_factory):
 
 def test_it_finds_the_step_that_doomed_the_trajectory(failures, clean):
     hits = [finding.critical == step for finding, (_, step) in zip(clean, failures, strict=True)]
-    assert sum(hits) >= NUM - 2  # six failing suffixes of a recoverable step are rare, not impossible
+    assert sum(hits) >= NUM - 1  # six failing suffixes of a recoverable step are rare, not impossible
     for finding in clean:
         assert finding.confidence == max(finding.posterior) and finding.confidence > 0.5
         assert finding.stopped is None and not finding.lost
@@ -97,25 +97,26 @@ def test_it_finds_the_step_that_doomed_the_trajectory(failures, clean):
         assert finding.cost.rollouts == sum(probe.drawn for probe in finding.probes)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["all", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS)])
 def test_no_kind_of_fault_changes_a_verdict(server, failures, clean, tmp_path, kind):
-    rate = 0.1 if kind == "timeout" else 0.4
-    with FaultyProxy(server.url, rate=rate, stall=1.2, seed=3, kinds=(kind,)) as proxy:
-        for i in range(3):
-            timeout = 1.0 if kind == "timeout" else 20.0
+    rate = {"timeout": 0.1, "all": 0.2}.get(kind, 0.4)
+    kinds = KINDS if kind == "all" else (kind,)
+    with FaultyProxy(server.url, rate=rate, stall=1.2, seed=3, kinds=kinds) as proxy:
+        for i in range(2):
+            timeout = 1.0 if kind in ("timeout", "all") else 20.0
             finding, _ = searched(
                 proxy.url, failures[i][0], tmp_path / f"{i}.jsonl", attempts=10, timeout=timeout
             )
             assert (finding.critical, finding.probes) == (clean[i].critical, clean[i].probes)
             assert finding.cost.requests == clean[i].cost.requests  # nothing is lost, nothing paid twice
-        assert proxy.spoilt[kind] > 3
+        assert sum(proxy.spoilt.values()) > 1
         proxy.shutdown()
 
 
 def test_with_faults_and_no_patience_no_verdict_is_wrong_and_a_second_call_goes_on(
     server, failures, clean, tmp_path
 ):
-    """One attempt for a request: rollouts are lost, searches stop. A verdict is never made of what is left."""
+    """One attempt for a request: rollouts are lost, searches stop. What is left is never made a verdict."""
     kinds = tuple(kind for kind in KINDS if kind != "timeout")
     stopped = lost = 0
     with FaultyProxy(server.url, rate=0.3, stall=1.0, seed=1, kinds=kinds) as proxy:
@@ -129,11 +130,9 @@ def test_with_faults_and_no_patience_no_verdict_is_wrong_and_a_second_call_goes_
             else:
                 # another draw stands for one that was lost for good: the verdict has all its evidence
                 assert all(probe.drawn == 6 or probe.successes for probe in finding.probes)
-            drawn = finding.cost.requests
             again, _ = searched(server.url, failed, tmp_path / f"{i}.jsonl")
             assert again.critical == clean[i].critical
-            assert again.cost.requests - drawn < clean[i].cost.requests or stopped
-            assert drawn <= again.cost.replayed + (again.cost.requests - drawn) + drawn
+            assert again.cost.replayed >= finding.cost.requests // 2  # others stood in for lost ones
         proxy.shutdown()
     assert stopped and lost
 

@@ -112,7 +112,7 @@ def search(
         stopped = "interrupted"
     finally:
         if stopped is not None:
-            policy.close()  # whatever waits for another attempt gives up
+            policy.give_up()
         threads.shutdown(cancel_futures=True)
         draws.close()
     found = next(iter(tree.localizations), None)

@@ -105,7 +105,11 @@ class KeptPolicy:
         self.account.settle(reserved, charged)
         return completion
 
+    def give_up(self) -> None:
+        """Wait for no further attempt. What is being answered now is still kept."""
+        self._policy.close()
+
     def close(self) -> None:
-        """Close the journal and the policy."""
+        """Close the journal and the policy, once nothing is asked any more."""
         self._policy.close()
         self._journal.close()

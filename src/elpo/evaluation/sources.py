@@ -86,7 +86,7 @@ def endpoint_source(config: Config, connection: Connection, journal: Path) -> It
                     for future in as_completed(futures):
                         on_tree(future.result())
                 except BaseException:
-                    policy.close()  # no further attempt: what is in flight ends soon
+                    policy.give_up()  # what is in flight ends soon, and is kept
                     growing.shutdown(wait=False, cancel_futures=True)
                     rollouts.shutdown(wait=False, cancel_futures=True)
                     raise
