@@ -103,7 +103,7 @@ def headline(finding: Finding) -> str:
         finding.critical == len(finding.steps)
     ) else ""  # fmt: skip
     return f"first irrecoverable step: {finding.critical} of {len(finding.steps)}{last}, " + (
-        f"confidence {finding.confidence:.0%}"
+        f"confidence {finding.confidence:.0%} for this model"
     )
 
 
