@@ -44,8 +44,9 @@ from elpo.endpoints.account import Spending
 from elpo.endpoints.connection import kept
 from elpo.endpoints.openai import Endpoint, Retries
 from elpo.recipes import load_config
-from elpo.rollout.chat import ChatAgent, Outage, messages_of
+from elpo.rollout.chat import ChatAgent, Outage
 from elpo.rollout.episode import Limits
+from elpo.rollout.messages import messages_of
 from elpo.serving.loading import model_source
 from elpo.tasks.ledger import first_irrecoverable_step
 from elpo.training.assembly import assemble

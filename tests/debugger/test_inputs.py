@@ -15,7 +15,7 @@ from elpo.debugger.grading import GraderChoice
 from elpo.debugger.trajectory import Failed, from_messages, read_failed, read_problem
 from elpo.evaluation.trajectories import trajectory_records
 from elpo.interfaces import InfrastructureFault
-from elpo.rollout.chat import calls_of, messages_of, recorded_outputs
+from elpo.rollout.messages import calls_of, messages_of, recorded_outputs
 from elpo.tools.functions import FunctionTool, load_function_tool
 from elpo.tree import ROOT, RolloutTree
 from elpo.tree_json import tree_to_json

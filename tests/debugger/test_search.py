@@ -17,8 +17,9 @@ from elpo.endpoints.account import Spending
 from elpo.endpoints.connection import kept
 from elpo.endpoints.openai import Endpoint, Retries
 from elpo.interfaces import InfrastructureFault
-from elpo.rollout.chat import ChatAgent, Outage, messages_of
+from elpo.rollout.chat import ChatAgent, Outage
 from elpo.rollout.episode import Limits
+from elpo.rollout.messages import messages_of
 from elpo.tree import RolloutTree
 from elpo.types import Problem
 from elpo.viz.finding_page import page
@@ -69,7 +70,7 @@ def failures(server):
     raise AssertionError("too few failures")
 
 
-def searched(url, failed, journal, attempts=1, spending=None, settings=SETTINGS, timeout=20.0):
+def searched(url, failed, journal, attempts=5, spending=None, settings=SETTINGS, timeout=20.0):
     endpoint = Endpoint(url, retries=Retries(attempts, 0.005, timeout))
     with kept(endpoint, journal, spending or Spending()) as policy:
         found, tree = search(
@@ -121,7 +122,7 @@ def test_with_faults_and_no_patience_no_verdict_is_wrong_and_a_second_call_goes_
     stopped = lost = 0
     with FaultyProxy(server.url, rate=0.3, stall=1.0, seed=1, kinds=kinds) as proxy:
         for i, (failed, _) in enumerate(failures):
-            finding, _ = searched(proxy.url, failed, tmp_path / f"{i}.jsonl")
+            finding, _ = searched(proxy.url, failed, tmp_path / f"{i}.jsonl", attempts=1)
             lost += len(finding.lost)
             if finding.critical is None:
                 stopped += 1
@@ -164,7 +165,7 @@ def test_a_limit_stops_and_a_higher_one_goes_on(server, failures, clean, tmp_pat
 
 
 def test_an_endpoint_that_is_down_is_no_verdict(failures, tmp_path):
-    finding, _ = searched("http://127.0.0.1:1/v1", failures[0][0], tmp_path / "j.jsonl")
+    finding, _ = searched("http://127.0.0.1:1/v1", failures[0][0], tmp_path / "j.jsonl", attempts=1)
     assert finding.critical is None and finding.cost.requests == 0 and len(finding.lost) > 0
     assert all(probe.drawn == 0 for probe in finding.probes)
     assert len(set(finding.posterior)) == 1  # nothing is known

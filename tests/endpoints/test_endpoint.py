@@ -94,6 +94,13 @@ def test_a_request_and_its_completion(server):
     assert (body["model"], body["max_tokens"], body["temperature"], body["seed"]) == ("m", 16, 0.7, 11)
 
 
+def test_fields_that_an_endpoint_does_not_take(server):
+    endpoint(server, omit=("seed", "temperature", "max_tokens")).complete(REQUEST)
+    assert set(server.asked[0][3]) == {"model", "messages", "max_completion_tokens"}
+    with pytest.raises(ValueError, match="messages cannot be left out"):
+        endpoint(server, omit=("messages",))
+
+
 def hang_up(handler):
     handler.close_connection = True
 
@@ -164,8 +171,13 @@ def test_pauses_grow_unless_the_server_says_how_long(server):
     gaps = [b - a for a, b in itertools.pairwise(times)]
     assert gaps[0] >= 0.05 and gaps[1] >= 0.1 and gaps[2] >= 0.2
     server.asked.clear()
-    date = email.utils.formatdate(time.time() + 1.5, usegmt=True)  # whole seconds
-    server.replies = [(429, "", {"Retry-After": "0.4"}), (503, "", {"Retry-After": date})]
+
+    def later(handler):
+        handler.send_response(503)
+        handler.send_header("Retry-After", email.utils.formatdate(time.time() + 2, usegmt=True))
+        handler.end_headers()
+
+    server.replies = [(429, "", {"Retry-After": "0.4"}), later]
     Endpoint(server.url, retries=Retries(3, 0.001)).complete(REQUEST)
     times = [time for time, *_ in server.asked]
     assert times[1] - times[0] >= 0.4 and times[2] - times[1] >= 0.4

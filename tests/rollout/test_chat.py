@@ -20,9 +20,10 @@ from elpo.engines.scripted import ScriptedEngine
 from elpo.evaluation.trajectories import sample_from_record, trajectory_records
 from elpo.interfaces import InfrastructureFault
 from elpo.packing import pack_trees
-from elpo.rollout.chat import MAX_LOST_IN_A_ROW, ChatAgent, Outage, step_messages
+from elpo.rollout.chat import MAX_LOST_IN_A_ROW, ChatAgent, Outage
 from elpo.rollout.episode import Limits
 from elpo.rollout.faults import InfrastructureError
+from elpo.rollout.messages import step_messages
 from elpo.rollout.scheduler import Scheduler
 from elpo.tree import ROOT, RolloutTree
 from elpo.tree_json import tree_from_json, tree_to_json

@@ -30,7 +30,7 @@ def critical_posterior(drawn: Sequence[int], successes: Sequence[int]) -> np.nda
         ValueError: unequal lengths, no prompt, or more successes than draws.
 
     >>> critical_posterior([0, 4, 0, 4], [0, 3, 0, 0]).round(2)  # three tool steps, the second never probed
-    array([0.  , 0.48, 0.48, 0.04])
+    array([0.  , 0.49, 0.49, 0.02])
     """
     if len(drawn) != len(successes) or not drawn:
         raise ValueError(

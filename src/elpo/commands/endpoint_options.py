@@ -16,6 +16,12 @@ def add_endpoint_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--endpoint", metavar="URL", help="base URL, such as http://127.0.0.1:8000/v1")
     group.add_argument("--model", metavar="NAME", help="the model's name there")
     group.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the API key")
+    group.add_argument(
+        "--omit",
+        metavar="A,B",
+        default="",
+        help="fields it does not take: seed, temperature, parallel_tool_calls, max_tokens (renamed)",
+    )
     group.add_argument("--concurrency", type=int, default=16, help="requests at a time (default: 16)")
     group.add_argument("--timeout", type=float, default=120.0, help="seconds for one attempt (default: 120)")
     group.add_argument("--attempts", type=int, default=6, help="attempts for one request (default: 6)")
@@ -55,4 +61,5 @@ def connection_of(args: argparse.Namespace) -> Connection | None:
         concurrency=args.concurrency,
         retries=Retries(num_attempts=args.attempts, timeout=args.timeout),
         spending=Spending(args.max_total_tokens, args.max_cost, input_price, output_price),
+        omit=tuple(filter(None, args.omit.split(","))),
     )

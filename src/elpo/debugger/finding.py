@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from elpo.algorithms.confidence import critical_posterior
-from elpo.rollout.chat import calls_of, messages_of, recorded_outputs
+from elpo.rollout.messages import calls_of, messages_of, recorded_outputs
 from elpo.tree import RolloutTree
 from elpo.types import Step, ToolCall
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from elpo.graders.code_tests import CodeTests
 from elpo.graders.grade import Grade, Verdict
 from elpo.interfaces import InfrastructureFault
-from elpo.rollout.chat import messages_of
+from elpo.rollout.messages import messages_of
 from elpo.types import Outcome, Problem, Step, StopReason
 
 GraderKind = Literal["answer", "regex", "tests", "command"]

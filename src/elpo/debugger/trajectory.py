@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from elpo.chat import RawCall
-from elpo.rollout.chat import messages_of, step_messages, turn_text
+from elpo.rollout.messages import messages_of, step_messages, turn_text
 from elpo.tree_json import tree_from_json
 from elpo.types import MessageStep, Problem, Step, StopReason, ToolCall, ToolResult, ToolStatus
 

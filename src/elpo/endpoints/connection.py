@@ -23,15 +23,16 @@ class Connection:
     concurrency: int = 16  # requests at the same time
     retries: Retries = field(default_factory=Retries)
     spending: Spending = field(default_factory=Spending)
+    omit: tuple[str, ...] = ()  # see `Endpoint`
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:
             raise ValueError(f"a concurrency of {self.concurrency}: use 1 or more")
-        Endpoint(self.url)  # an address it is
+        self.open()  # what is wrong is said now
 
     def open(self) -> Endpoint:
         """A client."""
-        return Endpoint(self.url, self.api_key, self.retries)
+        return Endpoint(self.url, self.api_key, self.retries, self.omit)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from elpo.http_post import Address, NoAnswer, Response, post
 from elpo.interfaces import InfrastructureFault
 
 EXAMPLE = "http://127.0.0.1:8000/v1"
+OPTIONAL = ("seed", "temperature", "max_tokens", "parallel_tool_calls")
 MAX_PAUSE = 60.0
 _BUSY = (408, 409, 425, 429)  # of the client errors, those that another attempt may not meet
 
@@ -58,11 +59,25 @@ class Endpoint:
 
     Proxies are not used. `failures` counts failed attempts: timeout, connection, busy, server, answer.
 
+    Args:
+        omit: optional fields that this endpoint does not take; without `max_tokens` its newer name is sent.
+
     Raises:
-        ValueError: `url` is not an address of a server.
+        ValueError: `url` is not an address of a server, or a field cannot be left out.
     """
 
-    def __init__(self, url: str, api_key: str | None = None, retries: Retries | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        retries: Retries | None = None,
+        omit: Sequence[str] = (),
+    ) -> None:
+        if unknown := sorted(set(omit) - set(OPTIONAL)):
+            raise ValueError(
+                f"{', '.join(unknown)} cannot be left out of a request; {', '.join(OPTIONAL)} can"
+            )
+        self._omit = frozenset(omit)
         self._address = Address.of(url, EXAMPLE)
         base, _, query = self._address.path.partition("?")
         self._path = f"{base.rstrip('/')}/chat/completions" + (f"?{query}" if query else "")
@@ -75,7 +90,10 @@ class Endpoint:
 
     def complete(self, request: ChatRequest) -> Completion:
         """See `ChatPolicy.complete`."""
-        body = json.dumps(request_body(request)).encode()
+        wanted = request_body(request)
+        if "max_tokens" in self._omit:
+            wanted["max_completion_tokens"] = request.max_tokens
+        body = json.dumps({k: v for k, v in wanted.items() if k not in self._omit}).encode()
         failures: list[_AttemptFailed] = []
         for attempt in range(self._retries.num_attempts):
             if self._closed.wait(self._pause(attempt, failures)):
