@@ -18,9 +18,17 @@ PACKAGE = Path(elpo.__file__).parent
 
 # Upwards. What stands on one line does not know of each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("elpo.types", "elpo.config", "elpo.versions", "elpo.provenance"),
+    (
+        "elpo.types",
+        "elpo.config",
+        "elpo.versions",
+        "elpo.provenance",
+        "elpo.chat",
+        "elpo.http_post",
+        "elpo.settings_file",
+    ),
     ("elpo.tree", "elpo.interfaces"),
-    ("elpo.engines", "elpo.tools", "elpo.models"),
+    ("elpo.engines", "elpo.tools", "elpo.models", "elpo.endpoints"),
     ("elpo.graders",),
     ("elpo.tasks",),
     ("elpo.algorithms",),
@@ -35,8 +43,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "elpo.evaluation.recovery",
     ),
     ("elpo.training",),
-    ("elpo.studies",),
-    ("elpo.evaluation.runner", "elpo.viz", "elpo.adapters"),
+    ("elpo.evaluation.sources", "elpo.debugger", "elpo.studies"),
+    ("elpo.evaluation.runner", "elpo.viz", "elpo.adapters", "elpo.serving"),
+    ("elpo.commands",),
     ("elpo.cli",),
 )
 

@@ -61,6 +61,8 @@ def token_batch(
 
     Paper: Eq. 1 sums over trajectories, hence the default.
     """
+    for tree in trees:
+        tree.require_token_ids()
     rows = [
         row
         for tree, credit in zip(trees, credits, strict=True)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from elpo import __version__
+from elpo.commands import localize, serve_model
+from elpo.commands.endpoint_options import add_endpoint_options, connection_of
 
 if TYPE_CHECKING:
     from elpo.config import Config
@@ -51,9 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _is_explained(error: Exception) -> bool:
     """True where the message alone tells a user what to mend; anything else is a defect of ours."""
     if isinstance(error, RuntimeError):
+        from elpo.endpoints.account import LimitReached
         from elpo.rollout.scheduler import InfrastructureError
 
-        return isinstance(error, InfrastructureError)
+        return isinstance(error, (InfrastructureError, LimitReached))
     return isinstance(error, (ValueError, OSError, ImportError))
 
 
@@ -85,9 +88,12 @@ def _parser() -> argparse.ArgumentParser:
         help="measure success",
         description="Measure success on test problems; the same command continues where it was stopped.",
     )
-    evaluate.add_argument("target", metavar="RUN_OR_MODEL", help="a run folder, a model folder or a hub name")
+    evaluate.add_argument(
+        "target", nargs="?", metavar="RUN_OR_MODEL", help="a run folder, a model folder or a hub name"
+    )
     evaluate.add_argument("items", nargs="*", metavar="RECIPE | KEY=VALUE", help="settings of the evaluation")
     evaluate.add_argument("--out", metavar="DIR", help="folder of the evaluation (default: by its settings)")
+    add_endpoint_options(evaluate)
     evaluate.set_defaults(command=_eval)
 
     tree = commands.add_parser(
@@ -206,6 +212,9 @@ def _parser() -> argparse.ArgumentParser:
         "--out", required=True, metavar="FILE", help="index file to write; an older is replaced"
     )
     index.set_defaults(command=_index)
+
+    serve_model.add_parser(commands)
+    localize.add_parser(commands)
     return parser
 
 
@@ -260,12 +269,18 @@ def _eval(args: argparse.Namespace) -> None:
     from elpo.recipes import ConfigError, load_config
     from elpo.training.run_folder import RunFolder
 
-    folder = RunFolder(args.target)
-    if folder.config_file.exists():
+    connection = connection_of(args)
+    if connection is None and args.target is None:
+        raise ConfigError("give a run, a model, or --endpoint and --model")
+    folder = RunFolder(args.target or "")
+    if connection is not None:  # all that is positional are settings
+        config = _load([*filter(None, [args.target]), *args.items])
+        run: Path | None = None
+    elif folder.config_file.exists():
         if args.items and not OVERRIDE.match(args.items[0]):
             raise ConfigError(f"{args.target} has its own settings; give only key=value, not {args.items[0]}")
         config = load_config(folder.config_file, args.items)
-        run: Path | None = folder.path
+        run = folder.path
     else:
         config = _load([*args.items, f"model.path={args.target!r}"])
         run = None
@@ -279,7 +294,7 @@ def _eval(args: argparse.Namespace) -> None:
     out = None if args.out is None else Path(args.out)
     try:
         with console_progress(Console(stderr=True)) as progress:
-            found = evaluate_run(config, run, out=out, progress=progress)
+            found = evaluate_run(config, run, out=out, progress=progress, connection=connection)
     except KeyboardInterrupt:
         print("continue with the same command", file=sys.stderr)
         raise

@@ -74,7 +74,8 @@ class TurnRequest:
     """Ask the policy for one assistant turn.
 
     `rollout` names the rollout across its turns, `group` the tree whose rollouts may share prefixes.
-    `seed` and the token position alone decide what is sampled, never the batch around it.
+    `seed` and the token position alone decide what is sampled, never the batch around it. `temperature`
+    is for this turn alone, 0 takes the likeliest token; None: the engine's own.
     """
 
     rollout: int
@@ -82,6 +83,8 @@ class TurnRequest:
     token_ids: np.ndarray  # int64 [T], the whole context
     max_new_tokens: int
     seed: int
+    temperature: float | None = None
+    num_top: int = 0  # alternatives to report for every token
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +96,8 @@ class Turn:
     logprobs: np.ndarray  # float32 [L], at the sampling temperature
     entropies: np.ndarray  # float32 [L], nats, at the sampling temperature
     ended: bool
+    top_ids: np.ndarray | None = None  # int64 [L, k], the likeliest tokens where they were asked for
+    top_logprobs: np.ndarray | None = None  # float32 [L, k], at the sampling temperature
 
 
 @dataclass

@@ -189,6 +189,8 @@ def pack_trees(
 
     Paper: Eq. 1, regrouped by token: the weight is sum over the trajectories through it of 1 / (B |o_i|).
     """
+    for tree in trees:
+        tree.require_token_ids()
     shares = [
         1 / np.array([len(below) for below in tree.leaves_below()])
         if shared_tokens == "once"

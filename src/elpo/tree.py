@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from elpo.types import Localization, Outcome, Problem, Step
+from elpo.types import Localization, MessageStep, Outcome, Problem, Step
 
 ROOT = -1
 """The parent of first steps: the prompt itself, which is not a node."""
@@ -91,6 +91,17 @@ class RolloutTree:
             for node in self.path(leaf):
                 below[node].append(leaf)
         return below
+
+    def require_token_ids(self) -> None:
+        """
+        Raises:
+            ValueError: a step is known only as messages, so the tree cannot be trained on.
+        """
+        if any(isinstance(node.step, MessageStep) for node in self.nodes):
+            raise ValueError(
+                f"the tree of problem {self.problem.id} was drawn as chat messages, without token ids: "
+                "it can be searched and graded, but not trained on; sample from the model itself"
+            )
 
     def context(self, node: int) -> np.ndarray:
         """Token ids the policy saw up to the end of `node`, prompt included. int64 [T]."""

@@ -193,8 +193,9 @@ def _step_from_json(data: Mapping[str, Any]) -> Step:
     )
 
 
-def _floats(values: np.ndarray) -> list[float]:
-    return [_round(value) for value in values.tolist()]
+def _floats(values: np.ndarray) -> list[float | None]:
+    """What was not measured (NaN) is null, and comes back as NaN."""
+    return [None if math.isnan(value) else _round(value) for value in values.tolist()]
 
 
 def _round(value: float) -> float:

@@ -6,7 +6,7 @@ in a shape comment is the project's legend: L tokens of one step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -83,6 +83,40 @@ class Step:
     def is_tool_step(self) -> bool:
         """True where the environment answered, so that a rollout can be continued from here."""
         return self.tool_result is not None
+
+
+UNKNOWN_TOKEN = -1
+"""Stands for each token of a turn that came as text, so that its length is known and nothing else."""
+
+
+@dataclass(frozen=True, eq=False)
+class MessageStep(Step):
+    """A step known only as chat messages, as an endpoint or a log gives it: it has no token ids.
+
+    Every token id is `UNKNOWN_TOKEN`, log-probabilities and entropies are NaN where nobody measured them;
+    L is the number of tokens the endpoint reported, 0 where it did not. Tokenizing the text again would
+    not give what was sampled, so a tree with such a step can be searched, graded and looked at, but never
+    trained on (`elpo.tree.RolloutTree.require_token_ids`).
+
+    `messages` are the assistant's message and the tool messages that answer it. A given trajectory may have
+    several calls in one turn; `tool_call` and `tool_result` are then those of the first.
+    """
+
+    messages: tuple[Mapping[str, Any], ...] = ()
+
+    @staticmethod
+    def of(
+        messages: Sequence[Mapping[str, Any]],
+        num_tokens: int = 0,
+        text: str = "",
+        tool_call: ToolCall | None = None,
+        tool_result: ToolResult | None = None,
+    ) -> MessageStep:
+        """A step whose turn had `num_tokens` tokens, nobody knows which."""
+        unknown = np.full(num_tokens, np.nan, np.float32)
+        ids = np.full(num_tokens, UNKNOWN_TOKEN, np.int64)
+        sampled = np.ones(num_tokens, np.bool_)
+        return MessageStep(ids, sampled, unknown, unknown, text, tool_call, tool_result, tuple(messages))
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def test_a_killed_evaluation_goes_on_with_the_same_numbers(
 def test_a_finished_evaluation_is_only_read(
     run: Path, straight: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "assemble", lambda *_: pytest.fail("it loads the model"))
+    monkeypatch.setattr(runner, "model_source", lambda *_: pytest.fail("it loads the model"))
     assert evaluate_run(evaluation_config(run), run, straight.folder).summary == straight.summary
     fewer = evaluate_run(evaluation_config(run, "evaluation.num_problems=6"), run, straight.folder)
     assert fewer.summary.num_problems == 6

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from elpo.tools import search_http
+from elpo import http_post
 from elpo.tools.search import SearchTool
 from elpo.tools.search_backend import Passage, SearchUnavailable
 from elpo.tools.search_http import NUM_ATTEMPTS, RetrievalClient
@@ -224,7 +224,7 @@ def test_a_refused_request_is_not_repeated(server: Server, status: int) -> None:
 
 
 def test_an_answer_of_any_size_is_cut(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_http, "MAX_RESPONSE_BYTES", 100)
+    monkeypatch.setattr(http_post, "MAX_RESPONSE_BYTES", 100)
     server.behaviours = [raw(b'{"result": [["' + b"x" * 1000)]
     with pytest.raises(SearchUnavailable, match="an answer of more than"):
         client(server).search("Peru", 1)

@@ -30,20 +30,31 @@ def uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return fractions
 
 
-def sample(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+def sample(logits: Tensor, uniform: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Invert the cumulative distribution at `uniform`.
 
     Args:
         logits: [B, V]. uniform: float64 [B] in [0, 1).
+        temperature: of all rows, or of each, [B]. A row at 0 takes its likeliest token; its log-probability
+            and entropy are those at temperature 1.
 
     Returns:
         token ids int64 [B]; their log-probabilities and the exact entropies (nats) of the distribution
         at `temperature`, float32 [B] each.
     """
-    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
+    logprobs = log_probabilities(logits, temperature)
     probs = logprobs.exp()
     entropies = -(probs * logprobs).nan_to_num(0.0).sum(-1)
     cumulative = probs.double().cumsum(-1)
     threshold = uniform[:, None] * cumulative[:, -1:]
     tokens = (cumulative <= threshold).sum(-1).clamp(max=logits.shape[-1] - 1)
+    if isinstance(temperature, Tensor):
+        tokens = torch.where(temperature == 0, logits.argmax(-1), tokens)
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0], entropies
+
+
+def log_probabilities(logits: Tensor, temperature: float | Tensor) -> Tensor:
+    """The distribution `sample` draws from, float32 [B, V]; rows at temperature 0 as at 1."""
+    if isinstance(temperature, Tensor):
+        temperature = torch.where(temperature == 0, 1.0, temperature)[:, None]
+    return torch.log_softmax(logits.float() / temperature, dim=-1)

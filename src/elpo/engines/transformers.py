@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from elpo.engines.sampling import sample, uniforms
+from elpo.engines.sampling import log_probabilities, sample, uniforms
 from elpo.engines.slots import SlotCache
 from elpo.interfaces import EngineCounts, Turn, TurnRequest
 
@@ -33,12 +33,13 @@ class _Live:
     sampled: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
+    top: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # ids [k], log-probabilities [k]
 
     def begin(self, request: TurnRequest) -> None:
         assert np.array_equal(request.token_ids[: len(self.tokens)], self.tokens), "a context was rewritten"
         self.tokens = request.token_ids
         self.request = request
-        self.sampled, self.logprobs, self.entropies = [], [], []
+        self.sampled, self.logprobs, self.entropies, self.top = [], [], [], []
 
     @property
     def pending(self) -> int:
@@ -253,13 +254,22 @@ class TransformersEngine:
         self._sample(lives, logits)
 
     def _sample(self, lives: list[_Live], logits: Tensor) -> None:
-        seeds = np.array([live.request.seed for live in lives if live.request], np.uint64)
+        requests = [live.request for live in lives if live.request]
+        seeds = np.array([request.seed for request in requests], np.uint64)
         uniform = torch.from_numpy(uniforms(seeds, np.array([live.fed for live in lives])))
-        tokens, logprobs, entropies = sample(logits, uniform.to(logits.device), self._temperature)
+        temperature: float | Tensor = self._temperature
+        if any(request.temperature is not None for request in requests):
+            each = [self._temperature if r.temperature is None else r.temperature for r in requests]
+            temperature = torch.tensor(each, dtype=torch.float32, device=logits.device)
+        tokens, logprobs, entropies = sample(logits, uniform.to(logits.device), temperature)
         for live, *values in zip(lives, tokens.tolist(), logprobs.tolist(), entropies.tolist(), strict=True):
             live.sampled.append(values[0])
             live.logprobs.append(values[1])
             live.entropies.append(values[2])
+        if most := max(request.num_top for request in requests):
+            top, ids = log_probabilities(logits, temperature).topk(min(most, logits.shape[-1]), dim=-1)
+            for live, request, row_ids, row in zip(lives, requests, ids.cpu(), top.cpu(), strict=True):
+                live.top.append((row_ids[: request.num_top], row[: request.num_top]))
 
     def _ended(self) -> list[Turn]:
         turns = []
@@ -277,11 +287,20 @@ class TransformersEngine:
                     np.asarray(live.logprobs, np.float32),
                     np.asarray(live.entropies, np.float32),
                     ended,
+                    *_top_arrays(live),
                 )
             )
             live.tokens = np.concatenate([live.tokens, ids])
             live.sampled, live.request = [], None
         return sorted(turns, key=lambda turn: turn.rollout)
+
+
+def _top_arrays(live: _Live) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The likeliest tokens of a turn and their log-probabilities, [L, k] each, where they were asked for."""
+    if not live.request or not live.request.num_top:
+        return None, None
+    ids, logprobs = (torch.stack(column).numpy() for column in zip(*live.top, strict=True))
+    return ids, logprobs
 
 
 def _common(a: np.ndarray, b: np.ndarray) -> int:

@@ -2,6 +2,7 @@
 
     settings.json             what decides the samples: model, task, limits, seed
     trajectories/000000.jsonl a record for every sample of a block of problems (elpo.evaluation.trajectories)
+    completions.jsonl         with an endpoint: all it has answered (elpo.endpoints.journal)
     result.json               the numbers
 
 A block is written whole, and sampled by an engine of its own: an evaluation that was stopped or killed goes
@@ -16,24 +17,21 @@ import math
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from elpo import __version__
-from elpo.algorithms.strategies import independent
 from elpo.config import Config
+from elpo.endpoints.connection import Connection
+from elpo.evaluation.sources import Source, endpoint_source, model_source
 from elpo.evaluation.summary import Summary, summarize
 from elpo.evaluation.trajectories import Sample, sample_from_record, trajectory_records
+from elpo.settings_file import claim
 from elpo.tasks.loading import load_task
-from elpo.training.assembly import (
-    Assembly,
-    assemble,
-    choose_device,
-    make_scheduler,
-)
 from elpo.training.checkpoint import Checkpoints
-from elpo.training.model_loading import autocast_dtype, derived_seed
+from elpo.training.model_loading import derived_seed
 from elpo.training.progress import Progress, SilentProgress
 from elpo.training.run_folder import RunFolder
 from elpo.tree import RolloutTree
@@ -55,7 +53,11 @@ class Evaluation:
 
 
 def evaluate_run(
-    config: Config, run: Path | None = None, out: Path | None = None, progress: Progress | None = None
+    config: Config,
+    run: Path | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
+    connection: Connection | None = None,
 ) -> Evaluation:
     """Sample and grade test problems, or continue where an earlier call was stopped.
 
@@ -68,8 +70,11 @@ def evaluate_run(
         out: folder of the evaluation; by default one named after the settings, in the run's `evaluation/`,
             or in `runs/evaluation/` for a model.
         progress: is told of every finished problem.
+        connection: sample from the model behind this endpoint instead. Samples that were lost to faults are
+            drawn again by the next call.
 
     Raises:
+        InfrastructureError, LimitReached: the endpoint is down, or more might be spent than is allowed.
         ValueError: the run has no checkpoint, the configuration is unusable, or `out` holds something else.
     """
     progress = progress or SilentProgress()
@@ -79,20 +84,29 @@ def evaluate_run(
         if best is None:
             raise ValueError(f"{run} has no checkpoint that was evaluated; train it first")
         weights = best / "model"
-    settings = sampling_settings(config, weights)
+    settings = sampling_settings(config, weights, connection)
     if out is None:
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         out = _home(config, run) / f"{settings['checkpoint']}-{digest}"
     folder = _Folder(out)
-    folder.claim(settings)
+    claim(folder.path, settings, "evaluation")
     task = load_task(config.task.name, config.task.options)
     problems = task.problems("test", config.evaluation.num_problems)
     if not problems:
         raise ValueError(f"task {task.name!r} has no test problems")
     blocks = [problems[i : i + settings["block"]] for i in range(0, len(problems), settings["block"])]
     stored = [folder.read(number * settings["block"], block) for number, block in enumerate(blocks)]
+    if connection is not None:
+        lost = (block is not None and any(sample.correct is None for sample in block) for block in stored)
+        stored = [None if again else block for block, again in zip(stored, lost, strict=True)]
     if None in stored:
-        sampler = _Sampler(config, weights, progress, stored, len(problems))
+        journal = folder.path / "completions.jsonl"
+        source = (
+            model_source(config, weights)
+            if connection is None
+            else endpoint_source(config, connection, journal)
+        )
+        sampler = _Sampler(config, source, progress, stored, len(problems))
         for number, records in sampler.missing(blocks, stored):
             stored[number] = folder.write(number * settings["block"], records)
     samples = [sample for block in stored for sample in block or ()]
@@ -101,22 +115,29 @@ def evaluate_run(
     return Evaluation(folder.path, summary)
 
 
-def sampling_settings(config: Config, weights: Path | None) -> dict[str, Any]:
+def sampling_settings(
+    config: Config, weights: Path | None, connection: Connection | None = None
+) -> dict[str, Any]:
     """Everything the samples of an evaluation depend on, as JSON; the number of problems is none of it.
 
     Weights in a local folder are known by the names, sizes and times of their files, those of a hub name
-    by the name alone.
+    by the name alone; so is a model behind an endpoint, with the endpoint's address.
     """
     n = config.evaluation.samples_per_problem
     place = weights if weights is not None else Path(config.model.path or "").expanduser()
     files = sorted(file for kind in ("*.safetensors", "*.bin") for file in place.glob(kind))
-    if weights is not None:
+    endpoint = {}
+    if connection is not None:
+        files, endpoint = [], {"endpoint": {"url": connection.url, "model": connection.model}}
+        name = re.sub(r"[^\w.]+", "-", connection.model).strip("-.") or "endpoint"
+    elif weights is not None:
         name = weights.parent.name
     else:
         name = re.sub(r"[^\w.]+", "-", config.model.path or "tiny").strip("-.")
     return {
         "format": FORMAT,
         "checkpoint": name,
+        **endpoint,
         "files": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files],
         **config.model_dump(mode="json", include={"model", "task", "python", "search", "rollout"}),
         "seed": config.run.seed,
@@ -130,18 +151,18 @@ def _home(config: Config, run: Path | None) -> Path:
 
 
 class _Sampler:
-    """Draws the blocks an evaluation lacks; the model is loaded once."""
+    """Draws the blocks an evaluation lacks; the source is opened once."""
 
     def __init__(
         self,
         config: Config,
-        weights: Path | None,
+        source: AbstractContextManager[Source],
         progress: Progress,
         stored: Sequence[list[Sample] | None],
         num_problems: int,
     ) -> None:
         self._config = config
-        self._weights = weights
+        self._source = source
         self._progress = progress
         self._num_samples = config.evaluation.samples_per_problem
         known = [sample.correct for block in stored for sample in block or () if sample.correct is not None]
@@ -153,27 +174,15 @@ class _Sampler:
         self, blocks: Sequence[Sequence[Problem]], stored: Sequence[list[Sample] | None]
     ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """The number and the records of each block that is not stored, as soon as it is sampled."""
-        assembly = assemble(self._config, choose_device(self._config.run.device), self._weights)
-        try:
-            assembly.model.eval()
+        with self._source as source:
             for number, block in enumerate(blocks):
                 if stored[number] is None:
-                    yield number, self._sample(assembly, block)
-        finally:
-            assembly.close()
+                    yield number, self._sample(source, block)
 
-    def _sample(self, assembly: Assembly, block: Sequence[Problem]) -> list[dict[str, Any]]:
-        scheduler = make_scheduler(
-            self._config.rollout,
-            assembly.model,
-            assembly.task,
-            assembly.tools,
-            assembly.dialogue,
-            autocast_dtype(self._config.model),
-        )
+    def _sample(self, source: Source, block: Sequence[Problem]) -> list[dict[str, Any]]:
         seed = derived_seed(self._config.run.seed, "test")
-        trees, _ = scheduler.grow(block, independent(), self._num_samples, seed, on_tree=self._tell)
-        equivalent = getattr(assembly.task, "equivalent", None)
+        trees = source.sample(block, self._num_samples, seed, self._tell)
+        equivalent = getattr(source.task, "equivalent", None)
         return [r for tree in trees for r in trajectory_records(tree, self._num_samples, equivalent)]
 
     def _tell(self, tree: RolloutTree) -> None:
@@ -190,25 +199,6 @@ class _Folder:
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser()
         self._files = RunFolder(self.path)
-
-    def claim(self, settings: dict[str, Any]) -> None:
-        """Write the settings, or check that those here are the same."""
-        file = self.path / "settings.json"
-        if not file.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-                raise ValueError(f"{self.path} holds no evaluation; choose another folder with --out")
-            self._files.write_text(file, json.dumps(settings, indent=1) + "\n")
-            return
-        try:
-            here = json.loads(file.read_text(encoding="utf-8"))
-            changed = sorted(key for key in {*here, *settings} if here.get(key) != settings.get(key))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{file} is damaged ({error}); choose another folder with --out") from error
-        if changed:
-            raise ValueError(
-                f"the evaluation in {self.path} was made with other settings ({', '.join(changed)}); "
-                "choose another folder with --out"
-            )
 
     def read(self, first: int, block: Sequence[Problem]) -> list[Sample] | None:
         """The samples of a block of problems; None where they are not all there."""

@@ -117,9 +117,9 @@ def _put(
     values: Sequence[float],
     weights: Sequence[float] | None = None,
 ) -> None:
-    """Add an estimate, unless it would be a mean over nothing."""
+    """Add an estimate, unless it would be a mean over nothing or of what was not measured."""
     total = float(len(values)) if weights is None else math.fsum(weights)
-    if not total:
+    if not total or math.isnan(math.fsum(values)):
         return
     low, high = bootstrap_interval(np.asarray(values, dtype=float), weights)
     estimates[name] = Estimate(math.fsum(values) / total, low, high, len(values))

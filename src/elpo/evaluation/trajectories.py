@@ -7,6 +7,7 @@ trajectories have a record too, so that every problem has as many as were drawn.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ class Sample:
     calls: int = 0  # well-formed ones
     failed_calls: int = 0  # of those, all that did not end `ok`
     sampled_tokens: int = 0
-    entropy: float = 0.0  # nats, summed over the sampled tokens
+    entropy: float = 0.0  # nats, summed over the sampled tokens; NaN where nobody measured it
 
 
 def trajectory_records(
@@ -62,7 +63,7 @@ def trajectory_records(
                 "prompt_tokens": len(tree.prompt_ids),
                 "sampled_tokens": sum(int(step.sampled.sum()) for step in steps),
                 "feedback_tokens": sum(int((~step.sampled).sum()) for step in steps),
-                "entropy": float(sum(step.entropies[step.sampled].sum(dtype=float) for step in steps)),
+                "entropy": _measured(sum(step.entropies[step.sampled].sum(dtype=float) for step in steps)),
                 "steps": [_step(step, secret) for step in steps],
             }
         )
@@ -93,10 +94,14 @@ def sample_from_record(record: Mapping[str, Any]) -> Sample:
             calls=len(statuses),
             failed_calls=sum(status != ToolStatus.OK for status in statuses),
             sampled_tokens=record["sampled_tokens"],
-            entropy=record["entropy"],
+            entropy=math.nan if record["entropy"] is None else record["entropy"],
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a record of a trajectory: {type(error).__name__} {error}") from error
+
+
+def _measured(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
 
 
 def _step(step: Step, secret: bool) -> dict[str, Any]:

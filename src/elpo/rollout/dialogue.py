@@ -8,6 +8,7 @@ tokenised again and text from a tool can never turn into a control token.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -66,6 +67,32 @@ class Dialogue:
         """Token ids from the end of an assistant turn, through the tool's output, to the next turn."""
         before, after = self._feedback_frame
         return np.concatenate([before, self._encode(self._written(output), plain=True), after])
+
+    def conversation_ids(self, messages: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Token ids of a conversation that has tool messages, ending where the assistant begins. int64 [P].
+
+        Like `prompt_ids`, but the tools' outputs are encoded one by one and as plain text, like
+        `feedback_ids`.
+
+        Raises:
+            ValueError: the chat template does not render one of the tool messages as it is.
+        """
+        nonce = secrets.token_hex(8)
+        outputs = [message["content"] for message in messages if message["role"] == "tool"]
+        marks = [f"output-{nonce}-{i}-" for i in range(len(outputs))]
+        waiting = iter(marks)
+        rest = self._render(
+            [{**m, "content": next(waiting)} if m["role"] == "tool" else m for m in messages],
+            add_generation_prompt=True,
+        )
+        pieces = []
+        for mark, output in zip(marks, outputs, strict=True):
+            written = self._written(mark)
+            if rest.count(written) != 1:
+                raise ValueError("the chat template does not render this tool message")
+            before, rest = rest.split(written)
+            pieces += [self._encode(before), self._encode(self._written(output), plain=True)]
+        return np.concatenate([*pieces, self._encode(rest)])
 
     def text(self, token_ids: np.ndarray) -> str:
         """The turn as text, call markers kept and the end-of-turn token dropped."""

@@ -9,20 +9,14 @@ with one inner list for each query. Documents without the wrapper, and with `tit
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
-import socket
 import threading
-import time
-from collections.abc import Iterator
-from urllib.parse import urlsplit
 
+from elpo.http_post import MAX_RESPONSE_BYTES, Address, NoAnswer, post
 from elpo.tools.search_backend import EmptyPassage, Passage, SearchUnavailable, passage_from
 
 NUM_ATTEMPTS = 3
 FIRST_PAUSE = 0.5  # seconds before the second attempt; every later pause is twice the one before
-MAX_RESPONSE_BYTES = 16 << 20
 _WORTH_A_RETRY = (408, 425, 429)  # of the client errors; server errors all are
 
 
@@ -49,18 +43,11 @@ class RetrievalClient:
     """
 
     def __init__(self, url: str, timeout: float = 10.0, first_pause: float = FIRST_PAUSE) -> None:
-        parts = urlsplit(url)
-        try:
-            well_formed = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # the port
-            well_formed = False
-        if not well_formed or not url.isascii() or any(character.isspace() for character in url):
-            raise ValueError(f"{url!r} is no address of a server; give one such as http://host:8000/retrieve")
+        self._address = Address.of(url, "http://host:8000/retrieve")
         self.url = url
-        self._host, self._port = str(parts.hostname), parts.port
-        self._secure = parts.scheme == "https"
-        path = parts.path if parts.path.strip("/") else "/retrieve"
-        self._target = f"{path}?{parts.query}" if parts.query else path
+        path, _, query = self._address.path.partition("?")
+        path = path if path.strip("/") else "/retrieve"
+        self._target = f"{path}?{query}" if query else path
         self._timeout = timeout
         self._first_pause = first_pause
         self._closed = threading.Event()
@@ -92,46 +79,16 @@ class RetrievalClient:
         Raises:
             _AttemptFailed: there is none, or its status is not 200.
         """
-        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-        connection = kind(self._host, self._port, timeout=self._timeout)
-        begun = time.monotonic()
         try:
-            connection.connect()
-            with _deadline(connection.sock, self._timeout - (time.monotonic() - begun)):
-                connection.request("POST", self._target, body, {"Content-Type": "application/json"})
-                response = connection.getresponse()
-                content = response.read(MAX_RESPONSE_BYTES + 1)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            if time.monotonic() - begun >= self._timeout:
-                raise _AttemptFailed(f"no answer within {self._timeout:g} s") from error
-            raise _AttemptFailed(f"{type(error).__name__}: {error}") from error
-        finally:
-            connection.close()
-        if time.monotonic() - begun >= self._timeout:  # cut off in the middle of a body of unknown length
-            raise _AttemptFailed(f"no whole answer within {self._timeout:g} s")
+            response = post(self._address, self._target, body, self._timeout)
+        except NoAnswer as error:
+            raise _AttemptFailed(str(error)) from error
         if response.status != 200:
             client_error = 300 <= response.status < 500 and response.status not in _WORTH_A_RETRY
             raise _AttemptFailed(f"status {response.status} {response.reason}", final=client_error)
-        if len(content) > MAX_RESPONSE_BYTES:
+        if response.too_long:
             raise _AttemptFailed(f"an answer of more than {MAX_RESPONSE_BYTES >> 20} MB", final=True)
-        return content
-
-
-@contextlib.contextmanager
-def _deadline(connected: socket.socket, seconds: float) -> Iterator[None]:
-    """Cut the connection after `seconds`, whatever is waited for (a socket's own timeout is per wait)."""
-
-    def cut() -> None:
-        with contextlib.suppress(OSError):  # it is closed already
-            connected.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(max(0.0, seconds), cut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+        return response.content
 
 
 def _passages(content: bytes) -> list[Passage]:

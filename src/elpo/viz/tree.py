@@ -51,8 +51,8 @@ def render_tree(
         f"{tree.problem.id}: {len(number)} rollouts, {num_solved} solved, policy {tree.policy_version}"
     )
     question = tree.problem.messages[-1]["content"] if tree.problem.messages else ""
-    head.append(f"\n{_clean(question) if full_text else _excerpt(question)}", "dim")
-    head.append(f"\nanswer {_excerpt(tree.problem.answer)}", "dim")
+    head.append(f"\n{clean(question) if full_text else excerpt(question)}", "dim")
+    head.append(f"\nanswer {excerpt(tree.problem.answer)}", "dim")
 
     branches = {ROOT: Tree(head, guide_style="dim")}
     depth = {ROOT: 0}
@@ -78,7 +78,7 @@ def render_tree(
             if outcome.stop is not StopReason.ANSWER:
                 label.append(f"  stopped by {outcome.stop.value}", "yellow")
             if outcome.answer is not None:
-                label.append(f"  answer {_excerpt(outcome.answer)}", "not bold")
+                label.append(f"  answer {excerpt(outcome.answer)}", "not bold")
         branches[i] = branches[node.parent].add(label)
     return Group(branches[ROOT], *_search_lines(tree, number, depth))
 
@@ -146,19 +146,19 @@ def _search_lines(tree: RolloutTree, number: dict[int, int], depth: dict[int, in
 def short_lines(step: Step) -> list[str]:
     """A step in one line: its call with the result, or what it says."""
     result = step.tool_result
-    line = _excerpt(step.text if step.tool_call is None else _call_text(step.tool_call))
+    line = excerpt(step.text if step.tool_call is None else _call_text(step.tool_call))
     if result is None:
         return [line] if line else []
     status = "" if result.status is ToolStatus.OK else f"[{result.status.value}] "
-    return [f"{line} → {status}{_excerpt(result.output)}"]
+    return [f"{line} → {status}{excerpt(result.output)}"]
 
 
 def _full_lines(step: Step) -> list[str]:
-    lines = _clean(step.text).splitlines()
+    lines = clean(step.text).splitlines()
     if step.tool_result is not None:
         status, *rest = (
             f"→ [{step.tool_result.status.value}]",
-            *_clean(step.tool_result.output).splitlines(),
+            *clean(step.tool_result.output).splitlines(),
         )
         lines += [status, *(f"  {line}" for line in rest)]
     return lines
@@ -171,16 +171,16 @@ def _call_text(call: ToolCall) -> str:
     return f"{call.name}({', '.join(f'{name}={value}' for name, value in call.arguments.items())})"
 
 
-def _excerpt(text: str) -> str:
+def excerpt(text: str) -> str:
     """`text` on one line, its middle left out where it is long."""
-    line = " ⏎ ".join(part.strip() for part in _clean(text).strip().splitlines())
+    line = " ⏎ ".join(part.strip() for part in clean(text).strip().splitlines())
     if len(line) <= MAX_EXCERPT:
         return line
     half = (MAX_EXCERPT - 3) // 2
     return f"{line[:half]} … {line[-half:]}"
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """`text` without what a terminal would obey or refuse: control characters, lone surrogates."""
     return "".join(c if c in "\n\t" or c.isprintable() else "�" for c in text)
 

@@ -1,0 +1,1 @@
+"""The agent debugger: which step doomed this trajectory?"""

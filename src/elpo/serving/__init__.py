@@ -1,0 +1,1 @@
+"""The project's engine behind an OpenAI-compatible chat-completions server."""
