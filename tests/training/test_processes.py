@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +22,11 @@ from elpo.training.sft import Conversation, sft_update
 from elpo.training.trainer import train
 from tests.coins import coins_config
 from tests.training.small import VOCAB, assert_close, random_tree, record_gradients, small_model
-from tests.training.two_processes import in_two_processes
+from tests.training.two_processes import free_port, in_two_processes
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
+ROOT = Path(__file__).parents[2]
 Gradients = dict[str, torch.Tensor]
 CASES: list[tuple[Literal["tree", "rows"], str]] = [
     ("tree", "seq-mean-token-mean"),
@@ -182,3 +185,30 @@ def test_sharded_weights_learn_the_same(tmp_path: Path) -> None:
         assert found_metrics["grad/norm"] == pytest.approx(metrics["grad/norm"], rel=1e-4)
         if rank == 0:  # the main process writes
             assert_close(whole, sampler)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_run_and_costs_one_step(tmp_path: Path) -> None:
+    """Through torchrun: the others do not wait for it, and what was saved is continued."""
+    run = RunFolder(tmp_path / "run")
+
+    def launch(*arguments: str) -> int:
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+        command += [
+            "--master_port",
+            str(free_port()),
+            "-m",
+            "tests.training.launched_run",
+            str(run.path),
+        ]
+        paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+        environment = {**os.environ, "PYTHONPATH": paths}
+        done = subprocess.run(
+            [*command, *arguments], env=environment, cwd=ROOT, timeout=500, capture_output=True, check=False
+        )
+        return done.returncode
+
+    assert launch("die") != 0
+    assert [line["step"] for line in run.read_metrics("rl")] == [1]
+    assert launch() == 0
+    assert [line["step"] for line in run.read_metrics("rl")] == [1, 2, 3]

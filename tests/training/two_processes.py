@@ -13,11 +13,16 @@ from typing import Any
 NUM = 2
 
 
-def in_two_processes(folder: Path, work: Callable[[], Any]) -> list[Any]:
-    """What `work` returns in each of two processes; an error of one is an error here."""
+def free_port() -> int:
+    """One that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return int(probe.getsockname()[1])
+
+
+def in_two_processes(folder: Path, work: Callable[[], Any]) -> list[Any]:
+    """What `work` returns in each of two processes; an error of one is an error here."""
+    port = free_port()
     children = [_child(folder, work, rank, port) for rank in range(NUM)]
     statuses = [os.waitpid(child, 0)[1] for child in children]
     found = [pickle.loads((folder / f"rank-{rank}.pickle").read_bytes()) for rank in range(NUM)]
