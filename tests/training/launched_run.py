@@ -1,4 +1,4 @@
-"""A run under `accelerate launch`: `-m tests.training.launched_run FOLDER [die]`; a process may die in it."""
+"""A run under torchrun: `-m tests.training.launched_run FOLDER [die]`; one process may die in it."""
 
 from __future__ import annotations
 

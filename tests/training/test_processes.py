@@ -190,13 +190,13 @@ def test_sharded_weights_learn_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_run_and_costs_one_step(tmp_path: Path) -> None:
-    """Through the launcher: the others do not wait for it, and what was saved is continued."""
+    """Through torchrun: the others do not wait for it, and what was saved is continued."""
     run = RunFolder(tmp_path / "run")
 
     def launch(*arguments: str) -> int:
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
         command += [
-            "--main_process_port",
+            "--master_port",
             str(free_port()),
             "-m",
             "tests.training.launched_run",

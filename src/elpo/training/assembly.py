@@ -112,10 +112,6 @@ def assemble(
         raise ValueError(
             f"task {task.name!r} has no demonstrations to learn from; set sft.num_steps=0 or sft.path"
         )
-    if training and config.rl.num_steps and not task.problems("train", 1):
-        raise ValueError(f"task {task.name!r} has no training problems; use it for evaluation")
-    if training and config.sft.num_steps and config.sft.path:
-        demonstrations(task, config, num=1, seed=0)
     require_lora(config.model.lora)
     saved = None if model_folder is None else find_model(str(model_folder))
     adapter = Path(saved) if saved and is_adapter(Path(saved)) else None
@@ -129,6 +125,10 @@ def assemble(
     check_vllm(config, path)
     tools = make_tools(task, config)
     try:
+        if training and config.rl.num_steps and not task.problems("train", 1):
+            raise ValueError(f"task {task.name!r} has no training problems; use it for evaluation")
+        if training and config.sft.num_steps and config.sft.path:
+            demonstrations(task, config, num=1, seed=0)
         tokenizer = load_tokenizer(saved or path, lambda num: demonstrations(task, config, num, seed=0)[0])
         schemas = [tool.schema for tool in tools.values()]
         if path is None:
