@@ -81,7 +81,7 @@ finally:
         done = run_python(script)
         seconds.append(time.perf_counter() - begin)
         assert "HEAVY []" in done.stdout, done.stderr
-        for command in ("train", "eval", "tree", "plot"):
+        for command in ("train", "eval", "tree", "plot", "localize", "serve-model"):
             assert re.search(rf"^\s+{command}\s", done.stdout, re.MULTILINE)
     assert min(seconds) < 0.5
 
@@ -277,7 +277,9 @@ def test_eval_of_a_run_and_of_a_model(
     calls: list[tuple[Config, Path | None]] = []
     outs: list[Path | None] = []
 
-    def evaluate_run(config: Config, run: Path | None, out: Path | None, progress: Any) -> SimpleNamespace:
+    def evaluate_run(
+        config: Config, run: Path | None, out: Path | None, progress: Any, connection: Any = None
+    ) -> SimpleNamespace:
         calls.append((config, run))
         outs.append(out)
         estimates = {"pass@1": Estimate(0.25, 0.125, 0.5, 7), "tool/calls_mean": Estimate(3, nan, nan, 1)}

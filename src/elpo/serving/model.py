@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,8 @@ class ServedModel:
         self.context_length = context_length
         self.created = int(time.time())
         self._batched = BatchedEngine(engine)
+        # Whether text may become control tokens is a state of the tokenizer: one thread at a time.
+        self._tokenizing = threading.Lock()
         self._dialogue = lru_cache(16)(
             lambda schemas: Dialogue(tokenizer, [dict(schema) for schema in json.loads(schemas)])
         )
@@ -56,8 +59,9 @@ class ServedModel:
             )
         tools: Sequence[Mapping[str, Any]] = body.tools if body.tool_choice == "auto" else ()
         try:
-            dialogue = self._dialogue(json.dumps(tools))
-            prompt = dialogue.conversation_ids(body.messages)
+            with self._tokenizing:
+                dialogue = self._dialogue(json.dumps(tools))
+                prompt = dialogue.conversation_ids(body.messages)
         except Exception as error:  # templates raise what they like
             raise BadRequest(f"the chat template refuses this conversation: {error}", "messages") from error
         room = self.context_length - len(prompt)
