@@ -25,13 +25,6 @@ class AnchorProbe:
     successes: int
     lost: int  # could not be drawn at all: neither successes nor failures
 
-    @property
-    def verdict(self) -> str:
-        """What they show."""
-        if self.successes:
-            return "recoverable"
-        return "no success" if self.drawn else "not judged"
-
 
 @dataclass(frozen=True)
 class ShownStep:
