@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from elpo.algorithms.registry import ALGORITHMS
@@ -203,6 +203,7 @@ def test_an_empty_recipe_is_the_defaults(recipe: WriteRecipe) -> None:
     assert load_config(recipe("# nothing\n")) == Config()
 
 
+@example(learning_rate=1e-3, beta=0.9, high=0.2, algorithm="elpo", text="\x85", number=None)
 @given(
     learning_rate=st.floats(1e-12, 1.0),
     beta=st.floats(0, 0.999999),

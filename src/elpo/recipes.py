@@ -89,7 +89,11 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
 
 def dump_config(config: Config) -> str:
     """Every setting of `config` as YAML text that `load_config` reads back to an equal object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    settings = config.model_dump(mode="json")
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    if "\x85" in text:  # a line break that PyYAML writes as it is and reads as a space
+        text = yaml.safe_dump(settings, sort_keys=False)
+    return text
 
 
 def changed_keys(old: Config, new: Config) -> list[str]:

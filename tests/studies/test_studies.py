@@ -60,7 +60,8 @@ def test_the_studies_of_the_project_are_valid(path: Path) -> None:
     study = load_study(path, {})
     assert len(study.seeds) >= 3 and len(study.variants) >= 3
     budgets = {
-        config.rl.num_steps * config.rl.problems_per_step * config.algorithm.num_rollouts
+        config.rl.max_rollouts
+        or config.rl.num_steps * config.rl.problems_per_step * config.algorithm.num_rollouts
         for config in study.configs.values()
     }
     assert len(budgets) == 1
@@ -135,6 +136,17 @@ def test_numbers_of_finished_runs(study: Study) -> None:
     assert (elpo.before, elpo.after, elpo.best, elpo.mean) == (0.1, 0.5, 0.6, pytest.approx(0.55))
     assert (elpo.rollouts_to(0.5), elpo.rollouts_to(0.1), elpo.rollouts_to(0.7)) == (64, 0, None)
     assert (grpo.variant, grpo.seed) == ("grpo", 0)
+
+
+def test_a_run_whose_rollouts_are_used_up_is_finished(tmp_path: Path) -> None:
+    text = "recipe: recipe.yaml\nseeds: [0]\nalgorithms: [dapo]\noverrides: [rl.max_rollouts=100]\n"
+    study = load_study(write(tmp_path, text), {"runs": str(tmp_path / "runs")})
+    finished_run(study.folder("dapo", 0), [0.1, 0.2], steps=2)  # 64 spent: another 32 can be paid for
+    assert not read_results(study)
+    RunFolder(study.folder("dapo", 0)).truncate_metrics()
+    finished_run(study.folder("dapo", 0), [0.1, 0.2], rollouts=48, steps=2)
+    (result,) = read_results(study)
+    assert result.curve == ((0, 0.1), (96, 0.2))
 
 
 @pytest.mark.parametrize("values", [[0.1, 0.4], [0.2, 0.5, 0.6, 0.1, 0.9]])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from elpo.config import Config
 from elpo.studies.study import Study
 from elpo.training.run_folder import RunFolder
 
@@ -55,19 +56,22 @@ def read_results(study: Study) -> list[RunResult]:
     found = []
     for variant, config in study.configs.items():
         for seed in study.seeds:
-            result = read_result(study.folder(variant, seed), variant, seed, config.rl.num_steps)
+            result = read_result(study.folder(variant, seed), variant, seed, config)
             if result is not None:
                 found.append(result)
     return found
 
 
-def read_result(folder: Path, variant: str, seed: int, num_steps: int) -> RunResult | None:
-    """The numbers of one run; None where it is not finished."""
+def read_result(folder: Path, variant: str, seed: int, config: Config) -> RunResult | None:
+    """The numbers of one run; None where neither its steps nor its rollouts are used up, or not measured."""
     lines = RunFolder(folder).read_metrics("rl")
     evaluations = RunFolder(folder).read_metrics("evaluation")
-    if len(lines) < num_steps or not evaluations or evaluations[-1]["step"] != num_steps:
-        return None
     spent = [0, *accumulate(int(line["rollouts/total"]) for line in lines)]
+    rl, round_size = config.rl, config.rl.problems_per_step * config.algorithm.num_rollouts
+    used_up = rl.max_rollouts is not None and rl.max_rollouts - spent[-1] < round_size
+    measured = bool(evaluations) and evaluations[-1]["step"] == len(lines)
+    if not measured or (len(lines) < rl.num_steps and not used_up):
+        return None
     return RunResult(
         variant,
         seed,
