@@ -375,6 +375,9 @@ class RLConfig(Section):
     num_epochs: Positive = 1
     microbatch_tokens: Positive = 16384
     max_rollouts: Positive | None = None  # of the run: no step is begun that they would not pay for
+    # Log-probabilities of the policy that sampled: the sampler's own, or one more forward pass. "auto" is the
+    # sampler's while it agrees with the trainer, which the first step finds out.
+    old_logprobs: Literal["auto", "sampler", "recompute"] = "auto"
     optimizer: OptimizerConfig = OptimizerConfig()
 
     @model_validator(mode="after")

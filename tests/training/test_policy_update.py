@@ -242,3 +242,31 @@ def test_clip_shares_are_shares_of_the_tokens_trained_on() -> None:
     assert min(low, high, inside) > 0
     shares = [metrics[f"clip/{name}_share"] for name in ("low", "high", "elc")]
     assert shares == pytest.approx([low / total, high / total, inside / total])
+
+
+@pytest.mark.parametrize("packing", ["tree", "rows"])
+def test_recomputed_log_probabilities_are_those_of_the_learner(packing: str) -> None:
+    """A sampler that is off by up to 0.4 nats makes other gradients, and with `recompute` it does not."""
+    algorithm = algorithm_of()
+    model = small_model()
+    exact = [random_tree(seed, model) for seed in range(3)]
+    off = [random_tree(seed, model, off_policy=0.4) for seed in range(3)]
+    rl = rl_of(3, microbatch_tokens=40)
+
+    def gradients(trees: list[RolloutTree], recompute: bool) -> tuple[dict[str, float], Any]:
+        learner = small_learner(small_model(), packing=packing)  # type: ignore[arg-type]
+        recorded = record_gradients(learner)
+        credits = assign_credits(trees, algorithm)
+        return update_policy(learner, trees, credits, algorithm, rl, recompute), recorded[0]
+
+    _, expected = gradients(exact, recompute=False)
+    metrics, found = gradients(off, recompute=True)
+    assert_close(found, expected)
+    assert 0.1 < metrics["logprob/sampler_difference"] < 0.4
+    assert metrics["kl/approx"] == pytest.approx(0, abs=1e-9)
+    other_metrics, other = gradients(off, recompute=False)
+    assert other_metrics["logprob/sampler_difference"] == pytest.approx(
+        metrics["logprob/sampler_difference"], rel=1e-4
+    )
+    with pytest.raises(AssertionError):
+        assert_close(other, expected)

@@ -22,6 +22,7 @@ import elpo
 from elpo.cli import main
 from elpo.tools.python import PythonTool
 from elpo.training.checkpoint import Checkpoints, Position
+from elpo.training.learner import Learner
 from elpo.training.run_folder import Phase, RunFolder
 from elpo.training.trainer import Interrupted, Result, train
 from tests.coins import Coins, coins_config
@@ -339,3 +340,28 @@ def test_a_task_that_fails_is_not_swallowed_and_closes_the_tools(
     with pytest.raises(ZeroDivisionError, match="in the task"):
         train(coins_config(tmp_path / "run", "sft.num_steps=2"))
     assert closed == [True]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "limit", "steps"),
+    [("auto", None, [1]), ("auto", -1.0, [1, 2, 3]), ("sampler", -1.0, []), ("recompute", None, [1, 2, 3])],
+)
+def test_old_log_probabilities_are_recomputed_where_the_sampler_is_not_known_to_agree(
+    wanted: str, limit: float | None, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if limit is not None:
+        monkeypatch.setattr("elpo.training.trainer.MAX_SAMPLER_DIFFERENCE", limit)
+    recomputed: list[int] = []
+    folder = RunFolder(tmp_path / "run")
+    score: Callable[..., Any] = Learner.logprobs
+
+    def watched(self: Learner, parts: Any) -> Any:
+        recomputed.append(len(folder.read_metrics("rl")) + 1)
+        return score(self, parts)
+
+    monkeypatch.setattr(Learner, "logprobs", watched)
+    train(coins_config(folder.path, "rl.num_steps=3", "evaluation.every=0", f"rl.old_logprobs={wanted}"))
+    assert recomputed == steps
+    assert all(
+        line["logprob/sampler_difference"] < 1e-5 for line in folder.read_metrics("rl") if line["updates"]
+    )

@@ -34,6 +34,7 @@ class Position:
     phase: Phase
     step: int
     best_success: float = -1.0
+    sampler_difference: float | None = None  # nats, mean over tokens, as last measured
 
     @property
     def name(self) -> str:

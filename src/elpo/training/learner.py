@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from elpo.config import OptimizerConfig
-from elpo.packing import TreeLayout
+from elpo.packing import MicroBatch, TreeLayout
 from elpo.training.processes import Processes
 from elpo.training.tree_attention import hidden_states, packing_obstacle
 
@@ -219,6 +219,23 @@ class Learner:
     def _plain_optimizer(self) -> torch.optim.Optimizer:
         prepared: Any = self.optimizer
         return getattr(prepared, "optimizer", prepared)  # type: ignore[no-any-return]
+
+    def logprobs(self, parts: Sequence[MicroBatch]) -> list[Tensor]:
+        """Log-probabilities of the sampled tokens of each part under the weights as they are, without
+        gradient; each of the shape of its `token_ids`.
+
+        Of several processes each brings its own parts; all make as many passes as the one with most.
+        """
+        found = []
+        with torch.no_grad():
+            for i in range(max(self.processes.every(len(parts)))):
+                if i >= len(parts):
+                    self._idle_loss()
+                    continue
+                on = parts[i].to(self.device)
+                scores: Tensor = self.scorer(on.token_ids, on.sampled, on.layout)[0]
+                found.append(scores.to(parts[i].token_ids.device))
+        return found
 
     def update(self, losses: Iterable[Tensor], num: int = 1) -> float:
         """Accumulate the gradient of the sum of `losses` and step; returns the norm before clipping.

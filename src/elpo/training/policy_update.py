@@ -31,6 +31,7 @@ def update_policy(
     credits: Sequence[Credit],
     algorithm: AlgorithmConfig,
     rl: RLConfig,
+    recompute: bool = False,
 ) -> dict[str, float]:
     """Train on the trees of one RL step, mini-batch by mini-batch of whole trees; returns metrics.
 
@@ -40,11 +41,15 @@ def update_policy(
     Rows without any advantage count in the normaliser of Eq. 1 but are not put through the model, and
     a mini-batch of nothing else makes no update: its gradient is zero, and the optimizer's momentum must
     not move the policy for it.
+
+    Args:
+        recompute: take the old log-probabilities from the learner, by one more forward pass, instead of the
+            sampler's.
     """
     statistics = SurrogateStatistics()
     losses: list[float] = []
     norms: list[float] = []
-    differences: list[tuple[float, float]] = []  # of the first update: summed over tokens, and their number
+    differences: list[tuple[float, float]] = []  # of the sampler: summed over tokens, and their number
     prepare = packed if learner.packed else unrolled
     processes = learner.processes
     batches = []
@@ -53,6 +58,10 @@ def update_policy(
         mine = [i for i in range(len(trees)) if first <= processes.position(i) < stop]
         chosen = [trees[i] for i in mine], [credits[i] for i in mine]
         batches.append(prepare(*chosen, algorithm.loss, rl.microbatch_tokens))
+    if recompute:
+        batches, difference = _rescored(learner, batches)
+        if difference[1]:
+            differences.append(difference)
     facts = [[(len(b.parts), b.normaliser, b.num_forwarded, b.num_unique) for b in batches]]
     totals = np.sum(processes.every(facts), (0, 1))  # [mini-batches, 4]
     for _ in range(rl.num_epochs):
@@ -63,7 +72,7 @@ def update_policy(
             norms.append(learner.update(update.losses(), len(batch.parts)))
             statistics += update.statistics
             losses.append(update.loss)
-            if len(norms) == 1:
+            if not differences:
                 differences.append((update.difference, update.num_tokens))
     of_all = processes.every((statistics, losses, differences))
     statistics = sum((found[0] for found in of_all), SurrogateStatistics())
@@ -87,6 +96,23 @@ def update_policy(
         forwarded, unique = np.sum(totals, 0)[2:]
         metrics["tokens/forwarded_per_unique"] = float(forwarded / unique)
     return metrics
+
+
+def _rescored(learner: Learner, batches: Sequence[Minibatch]) -> tuple[list[Minibatch], tuple[float, float]]:
+    """The same with the learner's own log-probabilities for old ones; by how much the sampler's were off,
+    summed over tokens, and the number of those."""
+    difference = num_tokens = 0.0
+    scores = iter(learner.logprobs([part for batch in batches for part in batch.parts]))
+    rescored = []
+    for batch in batches:
+        parts = []
+        for part in batch.parts:
+            own = torch.where(part.sampled, next(scores).to(part.old_logprobs), part.old_logprobs)
+            difference += float(((own - part.old_logprobs).abs() * part.counts).sum())
+            num_tokens += float(part.counts.sum())
+            parts.append(replace(part, old_logprobs=own))
+        rescored.append(replace(batch, parts=tuple(parts)))
+    return rescored, (difference, num_tokens)
 
 
 def _by_trajectory(credits: Sequence[Credit], loss: LossConfig) -> bool:

@@ -47,6 +47,11 @@ PATIENCE = timedelta(hours=6)
 """How long a process waits for the others' rollouts; of one that has died the launcher knows at once."""
 
 
+MAX_SAMPLER_DIFFERENCE = 1e-3
+"""Nats, mean over tokens, up to which sampler and trainer are the same policy: rounding of float32 is 1e-6,
+of bfloat16 1e-2."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What a run achieved: held-out success after the cold start and after RL."""
@@ -198,8 +203,11 @@ class _Run:
             credits = assign_credits(trees, self.config.algorithm)
             self.assembly.model.train()
             share = self.processes.share
-            updated = update_policy(learner, share(trees), share(credits), self.config.algorithm, rl)
+            mine = share(trees), share(credits)
+            updated = update_policy(learner, *mine, self.config.algorithm, rl, self._recomputes())
             self.stale = True
+            difference = updated.get("logprob/sampler_difference", self.position.sampler_difference)
+            self.position = replace(self.position, sampler_difference=difference)
             metrics = rollout_metrics(found.grown, found.counts) | discarded_metrics(found.grown, trees)
             engines = self.processes.every((engine_before, replace(engine.counts)))
             metrics |= engine_metrics(engines, engine.num_slots) | updated
@@ -217,6 +225,12 @@ class _Run:
             elif step % self.config.run.checkpoint_every == 0 or self.stopping:
                 self._save(learner)
             self._stop_if_asked()
+
+    def _recomputes(self) -> bool:
+        """Whether the sampler's log-probabilities are not good enough to be the old ones of this step."""
+        wanted, difference = self.config.rl.old_logprobs, self.position.sampler_difference
+        differs = difference is None or difference > MAX_SAMPLER_DIFFERENCE
+        return wanted == "recompute" or (wanted == "auto" and differs)
 
     def _rounds_left(self) -> int | None:
         """Batches of groups that the run's rollouts still pay for; None where they are not limited."""
