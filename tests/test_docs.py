@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from elpo.algorithms.registry import ALGORITHMS
-from elpo.cli import OVERRIDE, _parser
+from elpo.cli import _parser
+from elpo.commands.settings import OVERRIDE
 from elpo.config import Config
 from elpo.recipes import load_config
 from elpo.tasks.ledger import LedgerConfig

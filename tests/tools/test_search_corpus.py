@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from elpo.cli import MAX_BAD_ROWS_LISTED, main
+from elpo.cli import main
+from elpo.commands.index import MAX_BAD_ROWS_LISTED
 from elpo.tools.search_backend import Passage
 from elpo.tools.search_corpus import BadRow, read_corpus
 from elpo.tools.search_index import FullTextIndex
