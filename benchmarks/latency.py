@@ -3,12 +3,12 @@
     python benchmarks/latency.py                 about a minute on one core
 
 The project's own strategies grow trees, 16 rollouts each, in simulated time: a turn takes one second of
-decoding, a tool call a time from a Pareto distribution with a mean of one second, so that only its tail changes
-(index 3: light; 1.5: one call in three hundred takes longer than fifteen seconds). A rollout keeps its slot
-from its first turn to its last, as in our engine. The tree with most of its budget left goes first. `slots for
-each tree` says how many rollouts may be alive for each problem of the step; `deadline` cuts a call, whose
-answer is then an error that the rollout goes on with. All numbers are means over seeds. Writes latency.json and
-latency.md to --out.
+decoding, a tool call a time from a Pareto distribution with a mean of one second, so that only its tail
+changes (index 3: light; 1.5: one call in three hundred takes longer than fifteen seconds). A rollout keeps
+its slot from its first turn to its last, as in our engine. The tree with most of its budget left goes first.
+`slots for each tree` says how many rollouts may be alive for each problem of the step; `deadline` cuts a
+call, whose answer is then an error that the rollout goes on with. All numbers are means over seeds. Writes
+latency.json and latency.md to --out.
 """
 
 from __future__ import annotations

@@ -63,9 +63,10 @@ def _is_explained(error: Exception) -> bool:
     """True where the message alone tells a user what to mend; anything else is a defect of ours."""
     if isinstance(error, RuntimeError):
         from elpo.endpoints.account import LimitReached
+        from elpo.interfaces import InfrastructureFault
         from elpo.rollout.scheduler import InfrastructureError
 
-        return isinstance(error, (InfrastructureError, LimitReached))
+        return isinstance(error, (InfrastructureError, InfrastructureFault, LimitReached))
     return isinstance(error, (ValueError, OSError, ImportError))
 
 

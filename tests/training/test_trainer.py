@@ -365,3 +365,29 @@ def test_old_log_probabilities_are_recomputed_where_the_sampler_is_not_known_to_
     assert all(
         line["logprob/sampler_difference"] < 1e-5 for line in folder.read_metrics("rl") if line["updates"]
     )
+
+
+def test_an_engine_that_dies_in_a_step_costs_that_step_alone(
+    straight: tuple[RunFolder, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run stops with the engine's own words, and continues as if nothing had happened."""
+    from elpo.engines.transformers import TransformersEngine
+    from elpo.interfaces import InfrastructureFault
+
+    folder = RunFolder(tmp_path / "run")
+    config = coins_config(folder.path, "run.checkpoint_every=1000")
+    step: Callable[..., Any] = TransformersEngine.step
+
+    def dying(self: TransformersEngine) -> Any:
+        if len(folder.read_metrics("rl")) == 1 and self.counts.decode_steps % 7 == 6:
+            raise InfrastructureFault("the engine is gone")
+        return step(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TransformersEngine, "step", dying)
+        with pytest.raises(InfrastructureFault, match="the engine is gone"):
+            train(config)
+    last = Checkpoints(folder.checkpoints).path("last")
+    assert last is not None and last.name == Position("rl", 1).name
+    train(config, resume=True)
+    assert_identical(timeless(folder), timeless(straight[0]))

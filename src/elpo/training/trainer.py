@@ -196,9 +196,10 @@ class _Run:
             self._refresh_sampler(learner)
             engine = self.assembly.scheduler.engine
             engine_before = replace(engine.counts)
-            found = collect_step(
-                self.config, self.assembly.scheduler, problems, step, self._rounds_left(), self.processes
-            )
+            with self._saved_on_failure(learner):
+                found = collect_step(
+                    self.config, self.assembly.scheduler, problems, step, self._rounds_left(), self.processes
+                )
             grown, trees = time.perf_counter(), found.kept
             credits = assign_credits(trees, self.config.algorithm)
             self.assembly.model.train()
@@ -225,6 +226,21 @@ class _Run:
             elif step % self.config.run.checkpoint_every == 0 or self.stopping:
                 self._save(learner)
             self._stop_if_asked()
+
+    @contextmanager
+    def _saved_on_failure(self, learner: Learner) -> Iterator[None]:
+        """Where rollouts fail (an engine or tools that are gone), what has been learned so far is saved.
+
+        Not with several processes: a checkpoint needs all of them.
+        """
+        try:
+            yield
+        except Exception:
+            last = self.checkpoints.path("last")
+            saved = last is not None and last.name == self.position.name
+            if self.processes.num == 1 and not saved:
+                self._save(learner)
+            raise
 
     def _recomputes(self) -> bool:
         """Whether the sampler's log-probabilities are not good enough to be the old ones of this step."""
