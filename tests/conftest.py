@@ -4,6 +4,7 @@ No test has a deadline for one generated example: on a busy machine that fails w
 """
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -12,3 +13,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 settings.register_profile("elpo", deadline=None)
 settings.load_profile("elpo")
+
+# A shell that starts the tests in the background makes them, and what they start, deaf to Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,6 +7,7 @@ irrecoverable one: the truth is known.
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -56,7 +57,8 @@ def truth(target: int, steps: list[Step]) -> int:
 @contextlib.contextmanager
 def serving(policy: Any, tokenizer: Any, key: str | None = None, context: int = 4096) -> Iterator[ChatServer]:
     """A server on a free port; its model is called `counter`."""
-    engine = ScriptedEngine(policy, tokenizer, num_slots=16)
+    own = copy.deepcopy(tokenizer)  # it writes in the decode thread, beside the server's
+    engine = ScriptedEngine(policy, own, num_slots=16)
     with running(ServedModel(engine, tokenizer, "counter", context), key) as server:
         yield server
 

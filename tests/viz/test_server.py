@@ -137,10 +137,13 @@ def test_the_command_serves_until_it_is_interrupted(run: RunFolder) -> None:
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
     ) as server:
-        assert server.stdout is not None
-        line = server.stdout.readline()
-        port = int(line.partition("127.0.0.1:")[2].partition("/")[0])
-        assert get(port, "/")[0] == 200
-        server.send_signal(signal.SIGINT)
-        assert server.wait(20) == 130
-        assert server.stderr is not None and server.stderr.read() == "interrupted\n"
+        assert server.stdout is not None and server.stderr is not None
+        try:
+            line = server.stdout.readline()
+            port = int(line.partition("127.0.0.1:")[2].partition("/")[0])
+            assert get(port, "/")[0] == 200
+            server.send_signal(signal.SIGINT)
+            assert server.wait(20) == 130
+            assert server.stderr.read() == "interrupted\n"
+        finally:
+            server.kill()
