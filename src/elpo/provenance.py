@@ -15,7 +15,8 @@ from elpo import __version__
 def provenance() -> dict[str, str]:
     """Command, commit (or version, outside of a checkout), date and machine."""
     program = Path(sys.argv[0])
-    called = ["python", str(Path(program.parent.name, program.name))] if program.suffix == ".py" else ["elpo"]
+    is_script = program.suffix == ".py" and program.parent.name != "elpo"
+    called = ["python", str(Path(program.parent.name, program.name))] if is_script else ["elpo"]
     return {
         "command": " ".join([*called, *sys.argv[1:]]),
         "commit": _commit(),

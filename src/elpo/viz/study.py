@@ -13,6 +13,8 @@ from elpo.studies.study import Study
 COLORS = ("#0072B2", "#444444", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#A6761D")
 """Okabe and Ito's, told apart with any colour vision; line styles change with each round."""
 STYLES = ("-", "--", ":", "-.")
+MAX_THIN = 5
+"""Variants up to which every seed is drawn."""
 
 
 def report(study: Study, results: Sequence[RunResult], about: Mapping[str, str]) -> str:
@@ -76,9 +78,11 @@ def _spread(values: Sequence[float], sign: str = "") -> str:
 
 
 def curves(study: Study, results: Sequence[RunResult], path: Path) -> Path:
-    """Held-out success against rollouts: the mean over seeds, a band of one standard error, every seed thin.
+    """Held-out success against rollouts: the mean over seeds and a band of one standard error; where there
+    are few variants, every seed as a thin line.
 
-    Seeds are drawn together where they were measured at the same rollouts, and only then.
+    Between two measurements of a seed, and only there, its success is taken to change linearly: a method that
+    throws groups away is not measured at the same rollouts with every seed.
     """
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -93,16 +97,18 @@ def curves(study: Study, results: Sequence[RunResult], path: Path) -> Path:
             continue
         color = COLORS[number % len(COLORS)]
         style = STYLES[number // len(COLORS) % len(STYLES)]
-        for run in runs:
-            axes.plot(*zip(*run.curve, strict=True), style, color=color, alpha=0.25, linewidth=0.6)
-        rollouts = [point for point, _ in runs[0].curve]
-        alike = [run for run in runs if [point for point, _ in run.curve] == rollouts]
-        success = np.array([[value for _, value in run.curve] for run in alike])
+        if len(study.variants) <= MAX_THIN:
+            for run in runs:
+                axes.plot(*zip(*run.curve, strict=True), style, color=color, alpha=0.25, linewidth=0.6)
+        last = min(run.rollouts for run in runs)
+        rollouts = sorted({point for run in runs for point, _ in run.curve if point <= last})
+        measured = [np.array(run.curve).T for run in runs]
+        success = np.array([np.interp(rollouts, at, values) for at, values in measured])
         mean = success.mean(0)
-        axes.plot(rollouts, mean, style, color=color, linewidth=2, label=f"{variant} ({len(alike)} seeds)")
-        if len(alike) > 1:
-            error = success.std(0, ddof=1) / np.sqrt(len(alike))
-            axes.fill_between(rollouts, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
+        axes.plot(rollouts, mean, style, color=color, linewidth=2, label=f"{variant} ({len(runs)} seeds)")
+        if len(runs) > 1:
+            error = success.std(0, ddof=1) / np.sqrt(len(runs))
+            axes.fill_between(rollouts, mean - error, mean + error, color=color, alpha=0.1, linewidth=0)
     axes.axhline(study.target, color="#999999", linewidth=0.6)
     axes.set(xlabel="rollouts", ylabel="held-out success", ylim=(0, 1), title=study.name)
     axes.grid(alpha=0.3)
