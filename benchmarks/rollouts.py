@@ -165,10 +165,13 @@ def growth(benches: dict[str, Bench]) -> list[dict[str, Any]]:
     ]
     for what, changed in plans:
         setting = {"size": "0.2M", "problems": 16, "rollouts": 16, "steps": 8, "slots": 64} | changed
-        bench = benches.setdefault(setting["size"], Bench(setting["size"]))
-        sizes = {key: value for key, value in setting.items() if key != "size"}
-        result, _ = bench.grow(bel(), **sizes)
-        rows.append({"grows": what, **setting, "parameters": bench.parameters, **result})
+        size = setting["size"]
+        if size not in benches:
+            benches[size] = Bench(size)
+        bench = benches[size]
+        result, _ = bench.grow(bel(), **{key: value for key, value in setting.items() if key != "size"})
+        work = {"engine_steps" if key == "steps" else key: value for key, value in result.items()}
+        rows.append({"grows": what, **setting, "parameters": bench.parameters, **work})
         print(rows[-1], flush=True)
     return rows
 
