@@ -23,17 +23,11 @@ class Success:
     counts: RolloutCounts
 
 
-def measure_success(
-    scheduler: Scheduler, problems: Sequence[Problem], num_samples: int, seed: int
-) -> Success:
-    """Sample `num_samples` independent trajectories of each problem and grade them."""
-    return success_of(*sample_success(scheduler, problems, num_samples, seed))
-
-
 def sample_success(
     scheduler: Scheduler, problems: Sequence[Problem], num_samples: int, seed: int
 ) -> tuple[list[RolloutTree], RolloutCounts]:
-    """The trees of `measure_success`, for problems that may be the share of one process."""
+    """`num_samples` independent trajectories of each problem, graded; the problems may be the share of one
+    process."""
     return scheduler.grow(problems, independent(), num_samples, seed)
 
 

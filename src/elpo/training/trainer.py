@@ -189,8 +189,11 @@ class _Run:
         if state is None:
             self._evaluate(learner)
         self.progress.start("rl", rl.num_steps, self.position.step)
+        recorded = sum(line["rollouts/total"] for line in self.folder.read_metrics("rl"))
+        spent = self.processes.every(recorded)[0]  # as the one that writes the folder has read it
         for step in range(self.position.step + 1, rl.num_steps + 1):
-            if self._rounds_left() == 0:
+            rounds_left = self._rounds_left(spent)
+            if rounds_left == 0:
                 break
             started = self._begin("rl", step)
             self._refresh_sampler(learner)
@@ -198,7 +201,7 @@ class _Run:
             engine_before = replace(engine.counts)
             with self._saved_on_failure(learner):
                 found = collect_step(
-                    self.config, self.assembly.scheduler, problems, step, self._rounds_left(), self.processes
+                    self.config, self.assembly.scheduler, problems, step, rounds_left, self.processes
                 )
             grown, trees = time.perf_counter(), found.kept
             credits = assign_credits(trees, self.config.algorithm)
@@ -221,7 +224,8 @@ class _Run:
             self._record("rl", step, metrics)
             self._keep_trees(step, trees, credits)
             every = self.config.evaluation.every
-            if step == rl.num_steps or (every and step % every == 0) or self._rounds_left() == 0:
+            spent += metrics["rollouts/total"]
+            if step == rl.num_steps or (every and step % every == 0) or self._rounds_left(spent) == 0:
                 self._evaluate(learner)
             elif step % self.config.run.checkpoint_every == 0 or self.stopping:
                 self._save(learner)
@@ -248,12 +252,11 @@ class _Run:
         differs = difference is None or difference > MAX_SAMPLER_DIFFERENCE
         return wanted == "recompute" or (wanted == "auto" and differs)
 
-    def _rounds_left(self) -> int | None:
-        """Batches of groups that the run's rollouts still pay for; None where they are not limited."""
+    def _rounds_left(self, spent: float) -> int | None:
+        """Batches of groups that the run's rollouts still pay for, where they are limited."""
         rl = self.config.rl
         if rl.max_rollouts is None:
             return None
-        spent = sum(line["rollouts/total"] for line in self.folder.read_metrics("rl"))
         return int(rl.max_rollouts - spent) // (rl.problems_per_step * self.config.algorithm.num_rollouts)
 
     # shared by both
