@@ -16,12 +16,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from elpo.config import Count, Section
+from elpo.config import Count
 from elpo.graders.boxed import last_boxed
 from elpo.interfaces import Split
 from elpo.tasks.ledger_book import book_setup, written_entries
 from elpo.tasks.ledger_demonstrations import demonstrate, demonstrator_success
 from elpo.tasks.ledger_story import MAX_LINES, VERBS, Story, stories
+from elpo.tasks.synthetic import Rate, SyntheticConfig, first_lost_step
 from elpo.types import Outcome, Problem, Step, StopReason, ToolCall
 
 INSTRUCTION = (
@@ -30,11 +31,9 @@ INSTRUCTION = (
 )
 
 NumLines = Annotated[int, Field(ge=4, le=MAX_LINES, strict=True)]
-Rate = Annotated[float, Field(ge=0, lt=1, strict=True)]
-Reward = Annotated[float, Field(strict=True)]
 
 
-class LedgerConfig(Section):
+class LedgerConfig(SyntheticConfig):
     """Options of the task: its stories, its rewards, and how sloppy the clerk of the demonstrations is.
 
     `easy_error` and `hard_error` are the chances that the clerk enters a verb with the wrong operation;
@@ -42,14 +41,12 @@ class LedgerConfig(Section):
     of a harmless detour before an entry.
     """
 
-    seed: Count = 0
+    detours = ("syntax_error", "wrong_amount", "look")
+
     min_lines: NumLines = 4
     max_lines: NumLines = 8
     slack: Count = 2  # turns beyond one per line and one for the answer
-    reward_correct: Reward = 1.0
-    reward_wrong: Reward = -1.0
     easy_error: Rate = 0.05
-    hard_error: Rate = 0.65
     hard_verbs: tuple[str, ...] = ("collects", "wins", "breaks", "scales by")
     syntax_error: Rate = 0.02
     wrong_amount: Rate = 0.02
@@ -57,23 +54,8 @@ class LedgerConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> LedgerConfig:
-        if self.min_lines > self.max_lines:
-            raise ValueError(f"min_lines {self.min_lines} is above max_lines {self.max_lines}")
-        if self.reward_wrong >= self.reward_correct:
-            raise ValueError(
-                f"reward_wrong {self.reward_wrong:g} is not below reward_correct {self.reward_correct:g}"
-            )
-        if unknown := sorted(set(self.hard_verbs) - set(VERBS)):
-            raise ValueError(f"hard_verbs {unknown} are unknown; valid names: {', '.join(VERBS)}")
-        if len(set(self.hard_verbs)) < len(self.hard_verbs):
-            raise ValueError(f"hard_verbs {list(self.hard_verbs)} names a verb twice")
-        if (detours := self.syntax_error + self.wrong_amount + self.look) >= 1:
-            raise ValueError(f"syntax_error + wrong_amount + look = {detours:g}; keep the sum below 1")
+        self.check("lines", VERBS)
         return self
-
-    def error_rate(self, verb: str) -> float:
-        """The chance that the clerk of the demonstrations enters `verb` with the wrong operation."""
-        return self.hard_error if verb in self.hard_verbs else self.easy_error
 
 
 class LedgerTask:
@@ -159,13 +141,7 @@ def first_irrecoverable_step(
     Raises:
         ValueError: there are no steps.
     """
-    if not steps:
-        raise ValueError("a finished trajectory has at least one step")
-    for length in range(1, len(steps) + 1):
-        if not recoverable(problem, steps[:length]):
-            return length
-    finished = stop is StopReason.ANSWER and not steps[-1].is_tool_step
-    return None if finished else len(steps)
+    return first_lost_step(recoverable, problem, steps, stop)
 
 
 def _final_answer(steps: Sequence[Step]) -> str | None:

@@ -8,12 +8,12 @@ syntax error, a wrong amount, a look at the book) and recovers from them, which 
 from __future__ import annotations
 
 import random
-import traceback
 from collections.abc import Mapping
-from math import comb
 from typing import TYPE_CHECKING, Any
 
 from elpo.tasks.ledger_story import VERBS, Operation
+from elpo.tasks.setup_session import SetupSession
+from elpo.tasks.synthetic import mean_success
 from elpo.types import Problem
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def demonstrate(problem: Problem, config: LedgerConfig, rng: random.Random) -> d
     The feedback is what the code really gave, run against the problem's own book. Detours never use
     more turns than the problem's slack, so a clerk without confusion always succeeds.
     """
-    session = _Session(problem)
+    session = SetupSession(problem)
     messages: list[Mapping[str, Any]] = [*problem.messages]
 
     def write(thought: str, code: str) -> None:
@@ -55,7 +55,7 @@ def demonstrate(problem: Problem, config: LedgerConfig, rng: random.Random) -> d
     for op, verb, amount in problem.metadata["lines"]:
         thought = f"{verb} {amount}"
         entered = CONFUSED_WITH[op] if rng.random() < config.error_rate(verb) else op
-        while detours_left and (detour := _draw_detour(config, rng)):
+        while detours_left and (detour := config.draw_detour(rng)):
             detours_left -= 1
             if detour == "look":
                 write("look", "book.look()")
@@ -72,44 +72,11 @@ def demonstrate(problem: Problem, config: LedgerConfig, rng: random.Random) -> d
 def demonstrator_success(config: LedgerConfig, num_lines: int) -> float:
     """The probability that the clerk gets a story of `num_lines` lines right.
 
-    With q_v = 1 - error rate of verb v and the K verbs of a story uniform among the sets of size K:
-
-        P(K) = e_K(q) / C(V, K),    e_K = elementary symmetric polynomial of the q_v, V verbs.
+    `mean_success` of q_v = 1 - error rate of verb v.
 
     Raises:
         ValueError: stories cannot have that many lines.
     """
     if not 0 < num_lines <= len(VERBS):
         raise ValueError(f"a story of {num_lines} lines does not exist; choose 1 to {len(VERBS)}")
-    symmetric = [1.0] + [0.0] * num_lines
-    for verb in VERBS:
-        for k in range(num_lines, 0, -1):
-            symmetric[k] += symmetric[k - 1] * (1 - config.error_rate(verb))
-    return symmetric[num_lines] / comb(len(VERBS), num_lines)
-
-
-def _draw_detour(config: LedgerConfig, rng: random.Random) -> str | None:
-    draw = rng.random()
-    for detour in ("syntax_error", "wrong_amount", "look"):
-        draw -= getattr(config, detour)
-        if draw < 0:
-            return detour
-    return None
-
-
-class _Session:
-    """The problem's book in this process, answering as the Python tool's session does."""
-
-    def __init__(self, problem: Problem) -> None:
-        self._namespace: dict[str, Any] = {"__name__": "__main__"}
-        self._num_calls = 0
-        exec(problem.metadata["python_setup"], self._namespace)
-
-    def run(self, code: str) -> str:
-        """What the policy is shown for an expression: its value, or the syntax error in it."""
-        self._num_calls += 1
-        try:
-            program = compile(code, f"<call {self._num_calls}>", "eval")
-        except SyntaxError as error:
-            return "".join(traceback.format_exception_only(error)).rstrip("\n")
-        return repr(eval(program, self._namespace))
+    return mean_success([1 - config.error_rate(verb) for verb in VERBS], num_lines)

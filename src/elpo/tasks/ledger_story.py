@@ -6,10 +6,10 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 from typing import Literal
 
 from elpo.interfaces import Split
+from elpo.tasks.synthetic import split_of, without_repetition
 
 Operation = Literal["add", "sub", "mul"]
 
@@ -36,8 +36,6 @@ MAX_COUNT = 999
 
 _NAMES = ("Ann", "Ben", "Cleo", "Dan", "Eve", "Finn", "Gus", "Ida")
 _ITEMS = ("shells", "coins", "stamps", "marbles", "buttons", "pebbles", "tickets", "beads")
-
-_SPLIT_BUCKETS: dict[int, Split] = {0: "test", 1: "validation"}  # of 10; the others are for training
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class Story:
     @property
     def split(self) -> Split:
         """The split this story belongs to, a function of its content: 8 in 10 are for training."""
-        return _SPLIT_BUCKETS.get(int(self.digest, 16) % 10, "train")
+        return split_of(self.digest)
 
 
 def apply(op: Operation, current: int, amount: int) -> int:
@@ -123,12 +121,7 @@ def draw_story(rng: random.Random, min_lines: int, max_lines: int) -> Story:
 
 def stories(key: str, split: Split, min_lines: int, max_lines: int) -> Iterator[Story]:
     """The endless, repetition-free sequence of a split's stories that `key` seeds."""
-    seen: set[str] = set()
-    for index in count():
-        story = draw_story(random.Random(f"{key}:{index}"), min_lines, max_lines)
-        if story.split == split and story.digest not in seen:
-            seen.add(story.digest)
-            yield story
+    return without_repetition(lambda rng: draw_story(rng, min_lines, max_lines), key, split)
 
 
 def _fits(story: Story) -> bool:

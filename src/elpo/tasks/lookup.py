@@ -16,12 +16,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from elpo.config import Count, Section
+from elpo.config import Count
 from elpo.graders.boxed import stated_answer
 from elpo.interfaces import Split
 from elpo.tasks.lookup_demonstrations import demonstrate, demonstrator_success
 from elpo.tasks.lookup_facts import NAMES, Treatment, fact_asked_for, knowledge_base
 from elpo.tasks.lookup_question import MAX_HOPS, VERBS, Question, questions
+from elpo.tasks.synthetic import Rate, SyntheticConfig, first_lost_step
 from elpo.tools.search import SearchTool
 from elpo.tools.search_backend import passage_from
 from elpo.tools.search_index import FullTextIndex
@@ -34,11 +35,9 @@ INSTRUCTION = (
 
 NumHops = Annotated[int, Field(ge=4, le=MAX_HOPS, strict=True)]
 NumSubstances = Annotated[int, Field(ge=24, le=len(NAMES), strict=True)]
-Rate = Annotated[float, Field(ge=0, lt=1, strict=True)]
-Reward = Annotated[float, Field(strict=True)]
 
 
-class LookupConfig(Section):
+class LookupConfig(SyntheticConfig):
     """Options of the task: its facts and questions, its rewards, and how sloppy the demonstrations are.
 
     `easy_error` and `hard_error` are the chances that the reader takes a verb for the wrong treatment;
@@ -46,38 +45,21 @@ class LookupConfig(Section):
     detour before a lookup.
     """
 
-    seed: Count = 0
+    detours = ("misspelling", "no_treatment")
+
     num_substances: NumSubstances = 40
     min_hops: NumHops = 4
     max_hops: NumHops = 8
     slack: Count = 2  # turns beyond one per hop and one for the answer
-    reward_correct: Reward = 1.0
-    reward_wrong: Reward = -1.0
     easy_error: Rate = 0.05
-    hard_error: Rate = 0.65
     hard_verbs: tuple[str, ...] = ("toast", "pickle", "corrode", "steep")
     misspelling: Rate = 0.03
     no_treatment: Rate = 0.03
 
     @model_validator(mode="after")
     def _consistent(self) -> LookupConfig:
-        if self.min_hops > self.max_hops:
-            raise ValueError(f"min_hops {self.min_hops} is above max_hops {self.max_hops}")
-        if self.reward_wrong >= self.reward_correct:
-            raise ValueError(
-                f"reward_wrong {self.reward_wrong:g} is not below reward_correct {self.reward_correct:g}"
-            )
-        if unknown := sorted(set(self.hard_verbs) - set(VERBS)):
-            raise ValueError(f"hard_verbs {unknown} are unknown; valid names: {', '.join(VERBS)}")
-        if len(set(self.hard_verbs)) < len(self.hard_verbs):
-            raise ValueError(f"hard_verbs {list(self.hard_verbs)} names a verb twice")
-        if (detours := self.misspelling + self.no_treatment) >= 1:
-            raise ValueError(f"misspelling + no_treatment = {detours:g}; keep the sum below 1")
+        self.check("hops", VERBS)
         return self
-
-    def error_rate(self, verb: str) -> float:
-        """The chance that the reader of the demonstrations takes `verb` for the wrong treatment."""
-        return self.hard_error if verb in self.hard_verbs else self.easy_error
 
 
 class LookupTask:
@@ -192,13 +174,7 @@ def first_irrecoverable_step(
     Raises:
         ValueError: there are no steps.
     """
-    if not steps:
-        raise ValueError("a finished trajectory has at least one step")
-    for length in range(1, len(steps) + 1):
-        if not recoverable(problem, steps[:length]):
-            return length
-    finished = stop is StopReason.ANSWER and not steps[-1].is_tool_step
-    return None if finished else len(steps)
+    return first_lost_step(recoverable, problem, steps, stop)
 
 
 def _answer(step: Step) -> str | None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from math import comb
 from typing import TYPE_CHECKING, Any
 
 from elpo.tasks.lookup_facts import KnowledgeBase, Treatment
 from elpo.tasks.lookup_question import CONFUSED_WITH, VERBS
+from elpo.tasks.synthetic import mean_success
 from elpo.tools.search import SearchTool
 from elpo.types import Problem, ToolCall
 
@@ -46,7 +46,7 @@ def demonstrate(
     for number, (_, treatment, verb) in enumerate(hops, 1):
         taken = CONFUSED_WITH[treatment] if rng.random() < config.error_rate(verb) else treatment
         thought = f"{number} {verb} {taken} {substance}"
-        while detours_left and (detour := _draw_detour(config, rng)):
+        while detours_left and (detour := config.draw_detour(rng)):
             detours_left -= 1
             search(thought, f"{_misspelt(taken)} {substance}" if detour == "misspelling" else substance)
         search(thought, f"{taken} {substance}")
@@ -58,29 +58,14 @@ def demonstrate(
 def demonstrator_success(config: LookupConfig, num_hops: int) -> float:
     """The probability that the reader gets a question of `num_hops` hops right.
 
-    With q_v = 1 - error rate of verb v and the K verbs of a question uniform among the sets of size K:
-
-        P(K) = e_K(q) / C(V, K),    e_K = elementary symmetric polynomial of the q_v, V verbs.
+    `mean_success` of q_v = 1 - error rate of verb v.
 
     Raises:
         ValueError: questions cannot have that many hops.
     """
     if not 0 < num_hops <= len(VERBS):
         raise ValueError(f"a question of {num_hops} hops does not exist; choose 1 to {len(VERBS)}")
-    symmetric = [1.0] + [0.0] * num_hops
-    for verb in VERBS:
-        for k in range(num_hops, 0, -1):
-            symmetric[k] += symmetric[k - 1] * (1 - config.error_rate(verb))
-    return symmetric[num_hops] / comb(len(VERBS), num_hops)
-
-
-def _draw_detour(config: LookupConfig, rng: random.Random) -> str | None:
-    draw = rng.random()
-    for detour in ("misspelling", "no_treatment"):
-        draw -= getattr(config, detour)
-        if draw < 0:
-            return detour
-    return None
+    return mean_success([1 - config.error_rate(verb) for verb in VERBS], num_hops)
 
 
 def _misspelt(treatment: Treatment) -> str:

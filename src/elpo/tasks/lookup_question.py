@@ -6,10 +6,10 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 
 from elpo.interfaces import Split
 from elpo.tasks.lookup_facts import KnowledgeBase, Treatment
+from elpo.tasks.synthetic import split_of, without_repetition
 
 VERBS: dict[str, Treatment] = {
     "roast": "heat",
@@ -31,8 +31,6 @@ MAX_HOPS = len(VERBS)
 
 CONFUSED_WITH: dict[Treatment, Treatment] = {"heat": "acid", "acid": "water", "water": "heat"}
 """The treatment that a confused reader takes instead."""
-
-_SPLIT_BUCKETS: dict[int, Split] = {0: "test", 1: "validation"}  # of 10; the others are for training
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Question:
     @property
     def split(self) -> Split:
         """The split this question belongs to, a function of its content: 8 in 10 are for training."""
-        return _SPLIT_BUCKETS.get(int(self.digest, 16) % 10, "train")
+        return split_of(self.digest)
 
 
 def follow(base: KnowledgeBase, start: str, treatments: Sequence[Treatment]) -> tuple[str, ...]:
@@ -93,10 +91,4 @@ def questions(
     base: KnowledgeBase, key: str, split: Split, min_hops: int, max_hops: int
 ) -> Iterator[Question]:
     """The endless, repetition-free sequence of a split's questions that `key` seeds."""
-    seen: set[str] = set()
-    for index in count():
-        rng = random.Random(f"{key}:{index}")
-        question = draw_question(base, rng, min_hops, max_hops)
-        if question.split == split and question.digest not in seen:
-            seen.add(question.digest)
-            yield question
+    return without_repetition(lambda rng: draw_question(base, rng, min_hops, max_hops), key, split)

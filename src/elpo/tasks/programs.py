@@ -16,12 +16,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from elpo.config import Count, Section
+from elpo.config import Count
 from elpo.graders.boxed import last_boxed
 from elpo.interfaces import Split
 from elpo.tasks.programs_demonstrations import definition, demonstrate, demonstrator_success
 from elpo.tasks.programs_session import Definition, committed, program_setup
 from elpo.tasks.programs_spec import MAX_LINES, VERBS, Line, Spec, specs
+from elpo.tasks.synthetic import Rate, SyntheticConfig, first_lost_step
 from elpo.types import Outcome, Problem, Step, StopReason, ToolCall
 
 INSTRUCTION = (
@@ -30,11 +31,9 @@ INSTRUCTION = (
 )
 
 NumLines = Annotated[int, Field(ge=4, le=MAX_LINES, strict=True)]
-Rate = Annotated[float, Field(ge=0, lt=1, strict=True)]
-Reward = Annotated[float, Field(strict=True)]
 
 
-class ProgramsConfig(Section):
+class ProgramsConfig(SyntheticConfig):
     """Options of the task: its specifications, its rewards, and how sloppy the demonstrator is.
 
     `easy_error` and `hard_error` are the chances that the demonstrator writes a verb with the wrong
@@ -42,14 +41,12 @@ class ProgramsConfig(Section):
     chances of a harmless detour before a line.
     """
 
-    seed: Count = 0
+    detours = ("syntax_error", "wrong_amount", "look")
+
     min_lines: NumLines = 4
     max_lines: NumLines = 8
     slack: Count = 3  # turns beyond one per line and one for the answer
-    reward_correct: Reward = 1.0
-    reward_wrong: Reward = -1.0
     easy_error: Rate = 0.1
-    hard_error: Rate = 0.65
     hard_verbs: tuple[str, ...] = ("cut by", "empty by", "differ from", "cycle at", "stop at")
     syntax_error: Rate = 0.02
     wrong_amount: Rate = 0.02
@@ -57,23 +54,8 @@ class ProgramsConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> ProgramsConfig:
-        if self.min_lines > self.max_lines:
-            raise ValueError(f"min_lines {self.min_lines} is above max_lines {self.max_lines}")
-        if self.reward_wrong >= self.reward_correct:
-            raise ValueError(
-                f"reward_wrong {self.reward_wrong:g} is not below reward_correct {self.reward_correct:g}"
-            )
-        if unknown := sorted(set(self.hard_verbs) - set(VERBS)):
-            raise ValueError(f"hard_verbs {unknown} are unknown; valid names: {', '.join(VERBS)}")
-        if len(set(self.hard_verbs)) < len(self.hard_verbs):
-            raise ValueError(f"hard_verbs {list(self.hard_verbs)} names a verb twice")
-        if (detours := self.syntax_error + self.wrong_amount + self.look) >= 1:
-            raise ValueError(f"syntax_error + wrong_amount + look = {detours:g}; keep the sum below 1")
+        self.check("lines", VERBS)
         return self
-
-    def error_rate(self, verb: str) -> float:
-        """The chance that the demonstrator writes `verb` with the wrong operation."""
-        return self.hard_error if verb in self.hard_verbs else self.easy_error
 
 
 class ProgramsTask:
@@ -160,13 +142,7 @@ def first_irrecoverable_step(
     Raises:
         ValueError: there are no steps.
     """
-    if not steps:
-        raise ValueError("a finished trajectory has at least one step")
-    for length in range(1, len(steps) + 1):
-        if not recoverable(problem, steps[:length]):
-            return length
-    finished = stop is StopReason.ANSWER and not steps[-1].is_tool_step
-    return None if finished else len(steps)
+    return first_lost_step(recoverable, problem, steps, stop)
 
 
 def written_program(problem: Problem, steps: Sequence[Step]) -> tuple[Definition, ...] | None:

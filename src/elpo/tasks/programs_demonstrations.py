@@ -9,13 +9,13 @@ are harmless detours that are worth imitating.
 from __future__ import annotations
 
 import random
-import traceback
 from collections.abc import Mapping
-from math import comb
 from typing import TYPE_CHECKING, Any
 
 from elpo.tasks.ledger_demonstrations import PYTHON_SCHEMA
 from elpo.tasks.programs_spec import BLIND, COMPUTE, CONFUSED_WITH, EXPRESSIONS, VERBS, Operation
+from elpo.tasks.setup_session import SetupSession
+from elpo.tasks.synthetic import mean_success
 from elpo.types import Problem
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def demonstrate(problem: Problem, config: ProgramsConfig, rng: random.Random) ->
     The feedback is what the code really gave, run against the problem's own program. Detours, a refused line
     among them, never use more turns than the slack, so a programmer without blind confusion always succeeds.
     """
-    session = _Session(problem)
+    session = SetupSession(problem)
     messages: list[Mapping[str, Any]] = [*problem.messages]
 
     def write(thought: str, code: str) -> None:
@@ -42,7 +42,7 @@ def demonstrate(problem: Problem, config: ProgramsConfig, rng: random.Random) ->
     for (op, verb, amount), right in zip(problem.metadata["lines"], problem.metadata["values"], strict=True):
         thought = f"{verb} {amount}"
         written = CONFUSED_WITH[op] if rng.random() < config.error_rate(verb) else op
-        while detours_left and (detour := _draw_detour(config, rng)):
+        while detours_left and (detour := config.draw_detour(rng)):
             detours_left -= 1
             refused = [n for n in range(2, 10) if COMPUTE[written](value, n) != right]
             if detour == "syntax_error":
@@ -74,46 +74,12 @@ def definition(op: Operation, amount: int) -> str:
 def demonstrator_success(config: ProgramsConfig, num_lines: int) -> float:
     """The probability that the programmer gets a specification of `num_lines` lines right.
 
-    With q_v = 1 - error rate of verb v (1 where the visible test shows the error) and the K verbs of a
-    specification uniform among the sets of size K:
-
-        P(K) = e_K(q) / C(V, K),    e_K = elementary symmetric polynomial of the q_v, V verbs.
+    `mean_success` of q_v = 1 - error rate of verb v, or 1 where the visible test shows the error.
 
     Raises:
         ValueError: specifications cannot have that many lines.
     """
     if not 0 < num_lines <= len(VERBS):
         raise ValueError(f"there are no specifications of {num_lines} lines; choose 1 to {len(VERBS)}")
-    symmetric = [1.0] + [0.0] * num_lines
-    for verb, op in VERBS.items():
-        right = 1 - config.error_rate(verb) if op in BLIND else 1.0
-        for k in range(num_lines, 0, -1):
-            symmetric[k] += symmetric[k - 1] * right
-    return symmetric[num_lines] / comb(len(VERBS), num_lines)
-
-
-def _draw_detour(config: ProgramsConfig, rng: random.Random) -> str | None:
-    draw = rng.random()
-    for detour in ("syntax_error", "wrong_amount", "look"):
-        draw -= getattr(config, detour)
-        if draw < 0:
-            return detour
-    return None
-
-
-class _Session:
-    """The problem's program in this process, answering as the Python tool's session does."""
-
-    def __init__(self, problem: Problem) -> None:
-        self._namespace: dict[str, Any] = {"__name__": "__main__"}
-        self._num_calls = 0
-        exec(problem.metadata["python_setup"], self._namespace)
-
-    def run(self, code: str) -> str:
-        """What the policy is shown for an expression: its value, or the syntax error in it."""
-        self._num_calls += 1
-        try:
-            program = compile(code, f"<call {self._num_calls}>", "eval")
-        except SyntaxError as error:
-            return "".join(traceback.format_exception_only(error)).rstrip("\n")
-        return repr(eval(program, self._namespace))
+    right = [1 - config.error_rate(verb) if op in BLIND else 1.0 for verb, op in VERBS.items()]
+    return mean_success(right, num_lines)

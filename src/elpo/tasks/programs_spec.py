@@ -6,10 +6,10 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
 from typing import Literal
 
 from elpo.interfaces import Split
+from elpo.tasks.synthetic import split_of, without_repetition
 
 Operation = Literal["add", "mul", "sub", "clamp", "gap", "mod", "cap"]
 
@@ -62,8 +62,6 @@ VERBS: dict[str, Operation] = {
 
 MAX_LINES = 12
 MAX_VALUE = 99
-
-_SPLIT_BUCKETS: dict[int, Split] = {0: "test", 1: "validation"}  # of 10; the others are for training
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ class Spec:
     @property
     def split(self) -> Split:
         """The split this specification belongs to, a function of its content: 8 in 10 are for training."""
-        return _SPLIT_BUCKETS.get(int(self.digest, 16) % 10, "train")
+        return split_of(self.digest)
 
 
 def draw_spec(rng: random.Random, min_lines: int, max_lines: int) -> Spec:
@@ -148,12 +146,7 @@ def draw_spec(rng: random.Random, min_lines: int, max_lines: int) -> Spec:
 
 def specs(key: str, split: Split, min_lines: int, max_lines: int) -> Iterator[Spec]:
     """The endless, repetition-free sequence of a split's specifications that `key` seeds."""
-    seen: set[str] = set()
-    for index in count():
-        spec = draw_spec(random.Random(f"{key}:{index}"), min_lines, max_lines)
-        if spec.split == split and spec.digest not in seen:
-            seen.add(spec.digest)
-            yield spec
+    return without_repetition(lambda rng: draw_spec(rng, min_lines, max_lines), key, split)
 
 
 def _amounts(op: Operation, value: int) -> list[int]:
