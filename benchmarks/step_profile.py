@@ -4,9 +4,9 @@
 
 Continues to train the policy of a finished run for a few steps, in a temporary folder and by the ordinary
 training loop, with a stopwatch around what matters. A stopwatch inside another one stops it, so the shares
-add up to one. "Tools" and "grading" are the time the loop waited for them: they work in other processes and
-threads. The first step, which warms everything up, does not count. Writes step_profile.json and
-step_profile.md to --out.
+add up to one. Tools and grader work in other processes and threads: what counts is the time the loop waited
+for them, and what it did with what they said ("tools: feedback", "grading: verdicts"). The first step, which
+warms everything up, does not count. Writes step_profile.json and step_profile.md to --out.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from typing import Any
 
 from elpo.provenance import provenance
 from elpo.recipes import load_config
+
+FEEDBACK, VERDICTS = "tools: feedback", "grading: verdicts"
 
 
 class Stopwatch:
@@ -67,18 +69,20 @@ def watch(stopwatch: Stopwatch) -> None:
 
     from elpo.engines.transformers import TransformersEngine
     from elpo.rollout import scheduler
+    from elpo.rollout.episode import Environment
     from elpo.training import policy_update, trainer
     from elpo.training.learner import SampledLogProbs
 
     def waiting() -> str | None:
-        return {"feedback": "tools", "verdicts": "grading"}.get((stopwatch.running or [""])[-1])
+        return {FEEDBACK: "tools: waiting", VERDICTS: "grading: waiting"}.get((stopwatch.running or [""])[-1])
 
     places: list[tuple[Any, str, str | Callable[[], str | None]]] = [
         (scheduler.Scheduler, "grow", "scheduling"),
         (TransformersEngine, "step", "decode"),
         (TransformersEngine, "release", "decode"),
-        (scheduler._Collection, "_take_result", "feedback"),
-        (scheduler._Collection, "_take_grade", "verdicts"),
+        (scheduler._Collection, "_take_result", FEEDBACK),
+        (scheduler._Collection, "_take_grade", VERDICTS),
+        (Environment, "close", "tools: closing"),
         (Future, "result", waiting),
         (trainer, "assign_credits", "credit"),
         (policy_update, "pack_trees", "packing"),
@@ -144,6 +148,7 @@ def main() -> None:
         "seconds_a_step": total / (len(at_step) - 1),
         "shares": shares,
     }
+    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "step_profile.json").write_text(json.dumps(result, indent=1) + "\n")
     rows = "\n".join(f"| {part} | {100 * share:.1f} % |" for part, share in shares.items())
     head = "\n".join(f"- {key}: {value}" for key, value in about.items())

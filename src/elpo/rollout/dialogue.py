@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,9 @@ _USER: Mapping[str, Any] = {"role": "user", "content": "x"}
 _CODE = "CODE-PLACEHOLDER"
 _TEXT = "TEXT-PLACEHOLDER"
 _OUTPUT = 'OUTPUT "PLACEHOLDER"\n2'  # JSON writes it differently, so that one sees who encodes outputs
+
+REMEMBERED = 1024
+"""Tool outputs whose token ids are kept."""
 
 DATE = "26 Jul 2024"
 """What Llama's templates say is today, their own default: a prompt must not depend on the day of the run."""
@@ -53,6 +57,7 @@ class Dialogue:
         self._end, self.end_id = self._find_end()
         self._opening = self._render([_USER], add_generation_prompt=True)
         self._feedback_frame, self._written = self._split_feedback()
+        self.feedback_ids = lru_cache(REMEMBERED)(self._feedback_ids)
         self.call_format = self._find_call_format()
 
     def prompt_ids(self, messages: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -63,10 +68,15 @@ class Dialogue:
         """Token ids of an assistant turn as the policy would have sampled it, end-of-turn included."""
         return self._encode(self._turn_text(message))
 
-    def feedback_ids(self, output: str) -> np.ndarray:
-        """Token ids from the end of an assistant turn, through the tool's output, to the next turn."""
+    def _feedback_ids(self, output: str) -> np.ndarray:
+        """Token ids from the end of an assistant turn, through the tool's output, to the next turn.
+
+        Called as `feedback_ids`, which remembers: rollouts of one problem are often told the same.
+        """
         before, after = self._feedback_frame
-        return np.concatenate([before, self._encode(self._written(output), plain=True), after])
+        ids = np.concatenate([before, self._encode(self._written(output), plain=True), after])
+        ids.setflags(write=False)
+        return ids
 
     def conversation_ids(self, messages: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Token ids of a conversation that has tool messages, ending where the assistant begins. int64 [P].
@@ -96,8 +106,8 @@ class Dialogue:
 
     def text(self, token_ids: np.ndarray) -> str:
         """The turn as text, call markers kept and the end-of-turn token dropped."""
-        ids = [int(i) for i in token_ids if i != self.end_id]
-        return str(self.tokenizer.decode(ids, skip_special_tokens=False))
+        ids = token_ids[token_ids != self.end_id]
+        return str(self.tokenizer.decode(ids.tolist(), skip_special_tokens=False))
 
     def tool_call(self, text: str) -> ToolCall | None:
         """The first call of an assistant turn, or None where the turn makes none.
