@@ -15,7 +15,6 @@ and against_trl.md to --out.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -29,6 +28,7 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRL_EXPERIME
 import torch
 from accelerate import Accelerator
 from packing import MODELS, NUM_ROLLOUTS, Entries
+from report import publish
 
 from elpo.adapters.trl import ElpoTrainer, grpo_arguments
 from elpo.algorithms.credit_rules import assign_credits
@@ -36,7 +36,6 @@ from elpo.algorithms.strategies import bel
 from elpo.config import Config, OptimizerConfig
 from elpo.engines.scripted import ScriptedEngine
 from elpo.models.tiny import initial_model, train_tokenizer
-from elpo.provenance import provenance
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Limits
 from elpo.rollout.scheduler import RolloutCounts, Scheduler
@@ -244,14 +243,8 @@ def main() -> None:
                 print(table(rows[-1:]).splitlines()[-1], flush=True)
     finally:
         tool.close()
-    about = provenance()
-    (args.out / "against_trl.json").write_text(
-        json.dumps({**about, "seed": args.seed, "rows": rows}, indent=1)
-    )
-    head = "\n".join(f"- {key}: {value}" for key, value in about.items())
-    (args.out / "against_trl.md").write_text(
-        f"# Our training step against TRL's GRPOTrainer\n\n{head}\n\n{table(rows)}\n"
-    )
+    title = "Our training step against TRL's GRPOTrainer"
+    publish(args.out, "against_trl", title, {"seed": args.seed, "rows": rows}, table(rows))
 
 
 if __name__ == "__main__":

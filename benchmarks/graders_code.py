@@ -22,9 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from report import publish
+
 from elpo.graders.code import CodeGrader, CodeTests
 from elpo.graders.code_tests import CallTest, CheckTest
-from elpo.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -138,8 +139,6 @@ def exploited(grader: CodeGrader, problems: Sequence[Graded], exploits: dict[str
 
 def table(report: dict[str, Any]) -> str:
     lines = [
-        "# The code grader on real data",
-        "",
         "| solutions | correct | graded a second | median ms | p99 ms | max ms |",
         "|---|---|---|---|---|---|",
     ]
@@ -158,8 +157,6 @@ def table(report: dict[str, Any]) -> str:
         ],
     }.items():
         lines += ["", f"{title}: {'none' if not names else ''}", *(f"- {name}" for name in names)]
-    made = dict(report["provenance"])
-    lines += ["", ", ".join([f"`{made.pop('command')}`", *map(str, made.values())])]
     return "\n".join(lines) + "\n"
 
 
@@ -197,14 +194,11 @@ def main() -> None:
         }
         exploits["CodeContests"] = exploited(grader, problems["CodeContests"], PROGRAM_EXPLOITS)
     report = {
-        "provenance": provenance(),
         "canonical": canonical,
         "fresh_over_ours": ratios,
         "exploits": exploits,
     }
-    (arguments.out / "graders_code.json").write_text(json.dumps(report, indent=1) + "\n")
-    (arguments.out / "graders_code.md").write_text(table(report))
-    print(table(report))
+    publish(arguments.out, "graders_code", "The code grader on real data", report, table(report))
 
 
 if __name__ == "__main__":

@@ -21,13 +21,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from report import publish
+
 from elpo.graders.boxed import last_boxed
 from elpo.graders.comparison import Question, compare
 from elpo.graders.grade import Verdict
 from elpo.graders.math import MathGrader
 from elpo.graders.notation import tidy
 from elpo.graders.workers import Workers
-from elpo.provenance import provenance
 
 Case = tuple[str, str, bool]  # text, gold answer, whether it is right
 HOSTILE = [
@@ -185,13 +186,8 @@ def main() -> None:
         measure("hostile answers, 1 s each", with_grader(timeout=1.0), hostile),
     ]
     costs = lifecycle()
-    about = provenance()
-    args.out.mkdir(parents=True, exist_ok=True)
-    result = {**about, "rows": rows, **costs}
-    (args.out / "graders_math.json").write_text(json.dumps(result, indent=1) + "\n")
-    head = "\n".join(f"- {key}: {value}" for key, value in about.items())
     text = (
-        f"# The math grader on real answers\n\n{head}\n\n{table(rows)}\n\n"
+        f"{table(rows)}\n\n"
         "`agree` counts the verdicts that agree with the recorded label (GSM8K) or with what is known: a "
         "gold answer is right for its own problem and wrong for the next one, unless both are one answer. "
         "Of the next problems' answers, those spelled alike were left out; the three accepted ones are "
@@ -200,8 +196,7 @@ def main() -> None:
         f"{costs['answer_ms']:.1f} ms; the first one after a worker was killed, its replacement included: "
         f"{costs['answer_after_kill_ms']:.1f} ms.\n"
     )
-    (args.out / "graders_math.md").write_text(text)
-    print(text)
+    publish(args.out, "graders_math", "The math grader on real answers", {"rows": rows, **costs}, text)
     assert rows[0]["agree"] == len(solutions)
     assert set(rows[2]["verdicts"]) == {Verdict.CORRECT.value}
 

@@ -18,19 +18,18 @@ Writes information.json and information.md to --out.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from report import publish
 
 from elpo.algorithms.budget import BudgetLedger
 from elpo.algorithms.credit import assign_credit
 from elpo.algorithms.frontier import frontier
 from elpo.algorithms.posterior import posterior
 from elpo.algorithms.strategies import RolloutRequest, Strategy, bel, grow, independent, random_prefix
-from elpo.provenance import provenance
 from elpo.tree import RolloutTree
 from elpo.types import Outcome, Problem, Step, ToolResult, ToolStatus
 
@@ -145,16 +144,11 @@ def main() -> None:
             for name, cell in cells.items():
                 price = (cells["grpo"]["snr"] / cell["snr"]) ** 2
                 rows.append({"num_steps": num_steps, "p": p, "name": name, **cell, "price": price})
-    about = provenance() | {"seconds": f"{time.perf_counter() - started:.0f}"}
-    numbers = {**about, "trees": args.trees, "rows": rows}
-    (args.out / "information.json").write_text(json.dumps(numbers, indent=1))
-    head = "\n".join(f"- {key}: {value}" for key, value in about.items())
-    text = table(rows)
+    seconds = f"{time.perf_counter() - started:.0f}"
     explained = (__doc__ or "").split("\n\n", 2)[2].rsplit("\n\n", 1)[0]
-    (args.out / "information.md").write_text(
-        f"# What a tree can teach\n\n{head}\n- trees a row: {args.trees}\n\n{explained}\n\n{text}\n"
-    )
-    print(text)
+    text, numbers = f"{explained}\n\n{table(rows)}", {"trees": args.trees, "rows": rows}
+    about = {"seconds": seconds, "trees a row": args.trees}
+    publish(args.out, "information", "What a tree can teach", numbers, text, **about)
 
 
 if __name__ == "__main__":

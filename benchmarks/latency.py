@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import json
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -23,10 +22,10 @@ from typing import Any
 
 import numpy as np
 from information import World
+from report import publish
 
 from elpo.algorithms.budget import BudgetLedger
 from elpo.algorithms.strategies import RolloutRequest, Search, Strategy, bel, independent
-from elpo.provenance import provenance
 from elpo.tree import RolloutTree
 from elpo.types import Problem
 
@@ -174,16 +173,11 @@ def main() -> None:
         for deadline in DEADLINES
         for slots in SLOTS
     ]
-    about = provenance()
-    (args.out / "latency.json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
-    head = "\n".join(f"- {key}: {value}" for key, value in about.items())
     text = (
-        f"# The search under slow tools, simulated\n\n{head}\n\n{NUM_TREES} trees of {NUM_ROLLOUTS} "
-        f"rollouts, {NUM_STEPS} tool calls each, success {SUCCESS}; mean ± standard deviation over "
-        f"{args.seeds} seeds.\n\n"
+        f"{NUM_TREES} trees of {NUM_ROLLOUTS} rollouts, {NUM_STEPS} tool calls each, success {SUCCESS}; "
+        f"mean ± standard deviation over {args.seeds} seeds.\n\n{table(rows)}"
     )
-    (args.out / "latency.md").write_text(f"{text}{table(rows)}\n")
-    print(table(rows))
+    publish(args.out, "latency", "The search under slow tools, simulated", {"rows": rows}, text)
 
 
 if __name__ == "__main__":

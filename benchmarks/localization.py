@@ -12,7 +12,6 @@ Writes NAME.json and NAME.md to --out.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from report import publish
 
 from elpo.algorithms.budget import BudgetLedger
 from elpo.algorithms.posterior import localize_posterior, posterior
 from elpo.algorithms.strategies import RolloutRequest, Search, Strategy, bel, localize
-from elpo.provenance import provenance
 from elpo.recipes import load_config
 from elpo.tasks.ledger import first_irrecoverable_step
 from elpo.training.assembly import assemble
@@ -155,14 +154,12 @@ def main() -> None:
     for run in args.runs:
         for row in measure(run, args.problems, args.seed):
             rows.append(row)
-            text = report(rows, args.out / args.name)  # after every row: nothing computed is lost
-    print(text)
+            title = "Localization against the exact oracle"  # after every row: nothing computed is lost
+            publish(args.out, args.name, title, {"rows": rows}, table(rows))
 
 
-def report(rows: list[dict[str, Any]], path: Path) -> str:
-    """Write the rows as JSON and as a table beside it; the table."""
-    about = provenance()
-    path.with_suffix(".json").write_text(json.dumps({**about, "rows": rows}, indent=1))
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
     lines = [
         "| policy | success | suffixes per anchor | searches | exact (95 % interval) | within one | early "
         "| late | suffixes per search |",
@@ -176,10 +173,7 @@ def report(rows: list[dict[str, Any]], path: Path) -> str:
             f"| {row['exact']:.3f} ({low:.2f}-{high:.2f}) | {row['within_one']:.3f} | {row['early']:.3f} "
             f"| {row['late']:.3f} | {row['suffixes_drawn']:.1f} |"
         )
-    head = "\n".join(f"- {key}: {value}" for key, value in about.items())
-    text = "\n".join(lines)
-    path.with_suffix(".md").write_text(f"# Localization against the exact oracle\n\n{head}\n\n{text}\n")
-    return text
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

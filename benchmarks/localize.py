@@ -32,10 +32,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare import provenance
 from localization import wilson
 
 sys.path.append(str(Path(__file__).parents[1]))  # the tests' proxy
+from report import publish
+
 from elpo.algorithms.budget import BudgetLedger
 from elpo.algorithms.strategies import RolloutRequest, Search, Strategy, localize
 from elpo.debugger.search import SearchSettings, search
@@ -232,15 +233,10 @@ def main() -> None:
     only = pairs[True, False], pairs[False, True]
     sign = min(1.0, 2 * sum(math.comb(sum(only), i) for i in range(min(only) + 1)) / 2 ** sum(only))
     answers = Counter(t == len(f.steps) for f, t in zip(trajectories, truths, strict=True))
-    about = {**provenance(), "faults": faults, "truth_is_the_last_step": answers[True]}
+    about: dict[str, Any] = {"faults": faults, "truth_is_the_last_step": answers[True]}
     about |= {"exact_only_in_the_process": only[0], "exact_only_through_http": only[1], "sign_test_p": sign}
     assert all(f.stop in StopReason for f in trajectories)
-    (args.out / "localize.json").write_text(json.dumps({**about, "rows": rows}, indent=1))
     lines = [
-        "# Localizing through an endpoint",
-        "",
-        *(f"- {key}: {value}" for key, value in about.items()),
-        "",
         "| search | trajectories | finished | exact (95 % interval) | early | late | verdict as through "
         "HTTP | another verdict | failed attempts | continuations lost | completions | replayed | seconds |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
@@ -263,7 +259,7 @@ def main() -> None:
             f"{r['seconds']:.0f}",
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    (args.out / "localize.md").write_text("\n".join(lines) + "\n")
+    publish(args.out, "localize", "Localizing through an endpoint", {"rows": rows}, "\n".join(lines), **about)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ steps here, so that rows have next to no padding. Writes packing.json and packin
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,13 +21,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from report import publish
 
 from elpo.algorithms.credit import assign_credit
 from elpo.algorithms.strategies import bel
 from elpo.config import AlgorithmConfig, OptimizerConfig, RLConfig, TinyModelConfig
 from elpo.engines.scripted import ScriptedEngine
 from elpo.models.tiny import initial_model, train_tokenizer
-from elpo.provenance import provenance
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Limits
 from elpo.rollout.scheduler import Scheduler
@@ -174,12 +173,8 @@ def main() -> None:
             print(table(rows[-1:]).splitlines()[-1], flush=True)
     finally:
         tool.close()
-    about = provenance()
-    (args.out / "packing.json").write_text(json.dumps({**about, "seed": args.seed, "rows": rows}, indent=1))
-    head = "\n".join(f"- {key}: {value}" for key, value in about.items())
-    (args.out / "packing.md").write_text(
-        f"# Packed training against unrolled rows\n\n{head}\n\n{table(rows)}\n"
-    )
+    title = "Packed training against unrolled rows"
+    publish(args.out, "packing", title, {"seed": args.seed, "rows": rows}, table(rows))
 
 
 if __name__ == "__main__":

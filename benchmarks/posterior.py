@@ -25,7 +25,6 @@ Writes posterior.json and posterior.md to --out.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable
@@ -33,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare import provenance
+from report import publish
 
 from elpo.algorithms.budget import BudgetLedger
 from elpo.algorithms.posterior import localize_posterior
@@ -224,21 +223,19 @@ def main() -> None:
         for budget in (4, 8, 13, 24, 48, 96)
         for row in measure(kind, 8, success, budget, *how)
     ]
-    about = provenance() | {"seconds": f"{time.perf_counter() - started:.0f}"}
-    numbers = {**about, "searches": args.searches, "seeds": args.seeds, "rows": rows, "curves": curves}
-    (args.out / "posterior.json").write_text(json.dumps(numbers, indent=1))
-    head = "\n".join(f"- {key}: {value}" for key, value in about.items())
+    about = {
+        "seconds": f"{time.perf_counter() - started:.0f}",
+        "searches a row": f"{args.seeds} seeds x {args.searches}",
+    }
     explained = (__doc__ or "").split("\n\n", 2)[2].rsplit(" Writes", 1)[0]
     text = (
+        f"{explained}\n\n"
         f"## Exact hits with a budget of {args.budget} (in brackets: suffixes drawn)\n\n"
         f"{gains_table(rows)}\n\n"
         f"## Agreement as a function of the budget\n\n{budgets_table(curves)}"
     )
-    (args.out / "posterior.md").write_text(
-        f"# A posterior over the critical step\n\n{head}\n- searches a row: {args.seeds} seeds x "
-        f"{args.searches}\n\n{explained}\n\n{text}\n"
-    )
-    print(text)
+    numbers = {"searches": args.searches, "seeds": args.seeds, "rows": rows, "curves": curves}
+    publish(args.out, "posterior", "A posterior over the critical step", numbers, text, **about)
 
 
 if __name__ == "__main__":

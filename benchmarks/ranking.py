@@ -11,17 +11,16 @@ are siblings. Writes ranking.json and ranking.md to --out.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from report import publish
 
 from elpo.algorithms.advantage import hierarchical_advantages
 from elpo.evaluation.ranking import Siblings, ranked, ranking_quality, reference_budget
-from elpo.provenance import provenance
 from elpo.recipes import load_config
 from elpo.training.assembly import assemble, make_strategy
 from elpo.training.checkpoint import Checkpoints
@@ -91,13 +90,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     rows = [row for run in args.runs for row in measure(run, args)]
-    about = provenance()
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "ranking.json").write_text(json.dumps({**about, "rows": rows}, indent=1))
-    head = "\n".join(f"- {key}: {value}" for key, value in about.items())
-    text = table(rows)
-    (args.out / "ranking.md").write_text(f"# Ranking of sibling branches\n\n{head}\n\n{text}\n")
-    print(text)
+    publish(args.out, "ranking", "Ranking of sibling branches", {"rows": rows}, table(rows))
 
 
 if __name__ == "__main__":

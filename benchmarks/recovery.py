@@ -15,7 +15,6 @@ tool's error text and with nothing but "Error". Writes recovery.json and recover
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,10 +23,10 @@ from typing import Any
 
 import numpy as np
 from localization import share, wilson
+from report import publish
 
 from elpo.algorithms.strategies import independent
 from elpo.evaluation.recovery import Edit, edited, resample, self_correction, without_error_text
-from elpo.provenance import provenance
 from elpo.recipes import load_config
 from elpo.tasks.ledger_edits import erroneous_steps, irrecoverable_steps, right_turn
 from elpo.training.assembly import Assembly, assemble
@@ -146,13 +145,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     results = [measure(run, args) for run in args.runs]
-    about = provenance()
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "recovery.json").write_text(json.dumps({**about, "results": results}, indent=1))
-    head = "\n".join(f"- {key}: {value}" for key, value in about.items())
-    text = report(results)
-    (args.out / "recovery.md").write_text(f"# Recovery and self-correction\n\n{head}\n\n{text}\n")
-    print(text)
+    publish(args.out, "recovery", "Recovery and self-correction", {"results": results}, report(results))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Times are those of one run, the fastest of --repeats in turns. Writes rollouts.j
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import time
 from collections.abc import Sequence
@@ -23,13 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 from packing import Entries, clerk
+from report import publish
 
 from elpo.algorithms.strategies import Strategy, bel, independent
 from elpo.config import TinyModelConfig
 from elpo.engines.sampling import uniforms
 from elpo.engines.transformers import TransformersEngine
 from elpo.models.tiny import initial_model, train_tokenizer
-from elpo.provenance import provenance
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Limits
 from elpo.rollout.scheduler import Scheduler
@@ -234,11 +233,8 @@ def main() -> None:
     finally:
         for bench in benches.values():
             bench.tool.close()
-    made = provenance()
-    results = {**made, "pairs": pairs, "growth": rows}
-    (args.out / "rollouts.json").write_text(json.dumps(results, indent=1) + "\n")
-    head = "\n".join(f"- {key}: {value}" for key, value in made.items())
-    (args.out / "rollouts.md").write_text(f"# The rollout phase\n\n{head}\n\n{tables(pairs, rows)}\n")
+    numbers = {"pairs": pairs, "growth": rows}
+    publish(args.out, "rollouts", "The rollout phase", numbers, tables(pairs, rows))
 
 
 if __name__ == "__main__":

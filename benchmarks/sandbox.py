@@ -26,7 +26,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from elpo.provenance import provenance  # noqa: E402
+from report import publish  # noqa: E402
+
 from elpo.tools.python import PythonSession, PythonTool  # noqa: E402
 from elpo.types import Problem, ToolCall, ToolStatus  # noqa: E402
 from tests.tools.recorded_calls import FOLDER, PRELOAD, recorded_calls, replay  # noqa: E402
@@ -247,20 +248,15 @@ def targets(results: dict[str, Any]) -> list[tuple[str, str, bool]]:
 
 
 def table(results: dict[str, Any]) -> str:
-    lines = ["# Python tool", "", "| asked | measured | holds |", "|---|---|---|"]
+    lines = ["| asked | measured | holds |", "|---|---|---|"]
     for asked, measured, holds in targets(results):
         lines.append(f"| {asked} | {measured} | {'yes' if holds else '**no**'} |")
     for name, figures in results.items():
-        if name == "provenance" or figures is None:
+        if figures is None:
             continue
         lines += ["", f"## {name.replace('_', ' ').capitalize()}", "", "| figure | value |", "|---|---|"]
         for figure, value in figures.items():
             lines.append(f"| {figure} | {f'{value:.2f}' if isinstance(value, float) else value} |")
-    details = results["provenance"]
-    lines += [
-        "",
-        f"`{details['command']}`, commit {details['commit']}, {details['date']}, {details['machine']}",
-    ]
     return "\n".join(lines) + "\n"
 
 
@@ -272,10 +268,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     num = 20 if args.quick else 100
-    results: dict[str, Any] = {"provenance": provenance()}
+    results: dict[str, Any] = {}
     with PythonTool(preload=PRELOAD) as tool:
         tool.self_test()
-        results["provenance"]["isolation"] = str(tool.describe())
+        isolation = str(tool.describe())
     parts: dict[str, Callable[[], Any]] = {
         "calls_a_second": lambda: calls_a_second(num),
         "branches": lambda: branches(num),
@@ -287,9 +283,7 @@ def main() -> None:
     for name, part in parts.items():
         results[name] = part()
         print(name, json.dumps(results[name]), flush=True)
-    (args.out / "sandbox.json").write_text(json.dumps(results, indent=1) + "\n")
-    (args.out / "sandbox.md").write_text(table(results))
-    print(table(results))
+    publish(args.out, "sandbox", "Python tool", results, table(results), isolation=isolation)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from elpo.provenance import provenance
+from report import publish
+
 from elpo.tools.search_backend import STOP_WORDS, Passage, SearchBackend, words_of
 from elpo.tools.search_bm25 import Bm25Index
 from elpo.tools.search_http import RetrievalClient
@@ -183,18 +184,12 @@ def main() -> None:
                     threads[f"{name}_{num_threads}_threads_per_second"] = rate
             server.shutdown()
 
-    about = provenance()
-    results = {**about, "costs": costs, "throughput": threads, "rows": rows}
-    (args.out / "search.json").write_text(json.dumps(results, indent=1) + "\n")
-    (args.out / "search.md").write_text(report(about, costs, threads, rows))
-    print((args.out / "search.md").read_text())
+    numbers = {"costs": costs, "throughput": threads, "rows": rows}
+    publish(args.out, "search", "Search backends", numbers, table(costs, threads, rows))
 
 
-def report(
-    about: dict[str, str], costs: dict[str, float], threads: dict[str, float], rows: list[dict[str, Any]]
-) -> str:
-    lines = ["# Search backends", "", *(f"- {key}: {value}" for key, value in about.items()), ""]
-    lines += [
+def table(costs: dict[str, float], threads: dict[str, float], rows: list[dict[str, Any]]) -> str:
+    lines = [
         f"{costs['passages']:,} passages of the CIA World Factbook, "
         f"{costs['text_mb']:.1f} million characters with their titles. "
         f"SQLite FTS5: index written in {costs['sqlite_build_seconds']:.2f} s, "
@@ -216,7 +211,7 @@ def report(
         f"{threads[f'{name}_{NUM_THREADS}_threads_per_second']:.0f} with {NUM_THREADS}"
         for name in ("sqlite", "bm25s")
     )
-    return "\n".join([*lines, "", f"Queries a second, both kinds mixed: {rates}.", ""])
+    return "\n".join([*lines, "", f"Queries a second, both kinds mixed: {rates}."])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,7 +20,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from elpo.provenance import provenance
+from report import publish
+
 from elpo.recipes import load_config
 
 FEEDBACK, VERDICTS = "tools: feedback", "grading: verdicts"
@@ -141,20 +141,11 @@ def main() -> None:
     total = sum(step["step"] for step in at_step[1:])
     spent["everything else"] = total - sum(spent.values())
     shares = {part: seconds / total for part, seconds in sorted(spent.items(), key=lambda item: -item[1])}
-    about = provenance()
-    result = {
-        **about,
-        "steps": len(at_step) - 1,
-        "seconds_a_step": total / (len(at_step) - 1),
-        "shares": shares,
-    }
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "step_profile.json").write_text(json.dumps(result, indent=1) + "\n")
+    steps = len(at_step) - 1
+    numbers = {"steps": steps, "seconds_a_step": total / steps, "shares": shares}
     rows = "\n".join(f"| {part} | {100 * share:.1f} % |" for part, share in shares.items())
-    head = "\n".join(f"- {key}: {value}" for key, value in about.items())
-    text = f"# Where the time of an RL step goes\n\n{head}\n\n| part | share |\n|---|---|\n{rows}\n"
-    (args.out / "step_profile.md").write_text(text)
-    print(text)
+    text = f"| part | share |\n|---|---|\n{rows}"
+    publish(args.out, "step_profile", "Where the time of an RL step goes", numbers, text)
 
 
 if __name__ == "__main__":

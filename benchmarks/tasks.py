@@ -19,9 +19,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from report import publish
+
 from elpo.evaluation.scripted import scripted_success
 from elpo.interfaces import Split
-from elpo.provenance import provenance
 from elpo.tasks.check import check_task
 from elpo.tasks.loading import load_task
 
@@ -120,10 +121,7 @@ def main() -> None:
     for name in args.tasks:
         results[name] = measure(name, args.num)
         print(name, json.dumps(results[name]), flush=True)
-    about = provenance()
-    (args.out / "tasks.json").write_text(json.dumps({**about, "results": results}, indent=1))
-    head = "\n".join(f"- {key}: {value}" for key, value in about.items())
-    (args.out / "tasks.md").write_text(f"# Tasks over real data\n\n{head}\n\n{NOTE}\n\n{table(results)}\n")
+    publish(args.out, "tasks", "Tasks over real data", {"results": results}, f"{NOTE}\n\n{table(results)}")
     print(table(results))
 
 

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from elpo import __version__
@@ -23,6 +24,11 @@ def provenance() -> dict[str, str]:
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}",
     }
+
+
+def as_list(about: Mapping[str, object]) -> str:
+    """The same as a list in Markdown."""
+    return "\n".join(f"- {key}: {value}" for key, value in about.items())
 
 
 def _commit() -> str:

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from elpo.provenance import as_list
 from elpo.studies.results import RunResult, interval, paired, unequal_budgets
 from elpo.studies.study import Study
 
@@ -19,8 +20,7 @@ MAX_THIN = 5
 
 def report(study: Study, results: Sequence[RunResult], about: Mapping[str, str]) -> str:
     """Markdown: what made it, a row for each variant, and the differences from the first one."""
-    head = "\n".join(f"- {key}: {value}" for key, value in about.items())
-    parts = [f"# Comparison: {study.name}", head, _table(study, results)]
+    parts = [f"# Comparison: {study.name}", as_list(about), _table(study, results)]
     if budgets := unequal_budgets(results):
         spent = "; ".join(f"{name} {sorted(numbers)}" for name, numbers in budgets.items())
         parts.append(f"**The budgets differ, so this is no fair comparison.** Rollouts: {spent}.")
