@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from report import publish
 
-from elpo.algorithms.advantage import hierarchical_advantages
+from elpo.algorithms.credit_rules import assign_credits
+from elpo.config import AlgorithmConfig
 from elpo.evaluation.ranking import Siblings, ranked, ranking_quality, reference_budget
 from elpo.recipes import load_config
 from elpo.training.assembly import assemble, make_strategy
@@ -27,7 +28,7 @@ from elpo.training.checkpoint import Checkpoints
 from elpo.training.run_folder import RunFolder
 from elpo.tree import RolloutTree
 
-ALGORITHMS = ("elpo", "elpo-no-bel")
+ALGORITHMS = ("elpo", "elpo-no-bel", "aepo", "arpo")
 
 
 def measure(run: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -44,10 +45,10 @@ def measure(run: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
         problems = assembly.task.problems("train", args.problems)
         for name in args.algorithms:
             algorithm = load_config(run / "config.yaml", [f"algorithm.name={name}"]).algorithm
-            credit, budget = algorithm.credit, algorithm.num_rollouts
+            budget = algorithm.num_rollouts
 
-            def score(tree: RolloutTree, credit: Any = credit) -> np.ndarray:
-                return hierarchical_advantages(tree, **credit.model_dump())
+            def score(tree: RolloutTree, algorithm: AlgorithmConfig = algorithm) -> np.ndarray:
+                return assign_credits([tree], algorithm)[0].advantages
 
             found: list[Siblings] = []
             strategy = ranked(make_strategy(algorithm.strategy), score, budget, args.reference, found)

@@ -241,3 +241,20 @@ def test_changed_keys_are_dotted_names() -> None:
 
 def test_the_dump_is_plain_yaml() -> None:
     assert yaml.safe_load(dump_config(Config()))["rl"]["num_steps"] == Config().rl.num_steps
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_runs_settings_with_another_algorithm_are_that_algorithms(recipe: WriteRecipe, name: str) -> None:
+    """A run's config.yaml states all settings; those that only repeat a row go with its name."""
+    own = ["algorithm.num_rollouts=24", "rl.num_steps=3"]
+    saved = recipe(dump_config(load_config(None, ["algorithm.name=arpo", *own])))
+    assert load_config(saved, [f"algorithm.name={name}"]) == load_config(
+        None, [f"algorithm.name={name}", *own]
+    )
+
+
+def test_a_later_recipe_with_another_algorithm_keeps_what_the_base_has_changed(recipe: WriteRecipe) -> None:
+    recipe("algorithm: {name: elpo, num_rollouts: 16, clip: {low: 0.1, elc: 0.1}}", "base.yaml")
+    algorithm = load_config(recipe("base: base.yaml\nalgorithm: {name: gspo}")).algorithm
+    assert algorithm.clip.low == 0.1
+    assert algorithm.clip.elc == load_config(None, ["algorithm.name=gspo"]).algorithm.clip.elc

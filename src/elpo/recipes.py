@@ -2,7 +2,8 @@
 
 Settings are laid over each other, later ones winning key by key: the defaults, the row of the table
 of algorithms, the recipe's `base` (and that one's), the recipe, the overrides. Options of a task fall
-away where a later recipe or an override names another task. Each layer remembers where it came from, so
+away where a later recipe or an override names another task; what a recipe says of an algorithm falls away
+where another one is named and it only repeats that algorithm's row, as the config.yaml of a run does. Each layer remembers where it came from, so
 that a mistake is reported with its key, its place and the remedy.
 """
 
@@ -74,6 +75,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     """
     recipes = [] if path is None else _recipe_layers(Path(path), ())
     layers = _of_one_task(recipes, [_override_layer(text) for text in overrides])
+    layers = _of_one_algorithm(layers)
     problems = [line for layer in layers for line in _unknown_keys(layer.settings, Config, "", layer.origin)]
     if problems:
         raise ConfigError("\n".join(problems))
@@ -194,6 +196,33 @@ def _without_task_options(layer: _Layer) -> _Layer:
         return layer
     rest = {key: value for key, value in section.items() if key != "options"}
     return _Layer(layer.origin, {**layer.settings, "task": rest})
+
+
+def _of_one_algorithm(layers: Sequence[_Layer]) -> list[_Layer]:
+    """The layers, without what only repeats the row of an algorithm that a later layer replaces."""
+    sections = [layer.settings.get("algorithm") for layer in layers]
+    names = [section.get("name") if isinstance(section, dict) else None for section in sections]
+    last = next((name for name in reversed(names) if name is not None), None)
+    kept = []
+    for layer, section, name in zip(layers, sections, names, strict=True):
+        if name != last and isinstance(name, str) and name in ALGORITHMS:
+            row = _merged(Config().algorithm.model_dump(mode="json"), ALGORITHMS[name])
+            layer = _Layer(layer.origin, {**layer.settings, "algorithm": _beyond(section, row)})
+        kept.append(layer)
+    return kept
+
+
+def _beyond(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings that are not as known."""
+    missing = object()
+    kept: dict[str, Any] = {}
+    for key, value in settings.items():
+        old = known.get(key, missing)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            kept[key] = _beyond(value, old)
+        elif value != old:
+            kept[key] = value
+    return kept
 
 
 def _where(error: yaml.YAMLError) -> str:
