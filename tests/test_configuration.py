@@ -254,7 +254,7 @@ def test_a_runs_settings_with_another_algorithm_are_that_algorithms(recipe: Writ
 
 
 def test_a_later_recipe_with_another_algorithm_keeps_what_the_base_has_changed(recipe: WriteRecipe) -> None:
-    recipe("algorithm: {name: elpo, num_rollouts: 16, clip: {low: 0.1, elc: 0.1}}", "base.yaml")
+    recipe("algorithm: {name: elpo, num_rollouts: 16, clip: {low: 0.1, high: 0.315}}", "base.yaml")
     algorithm = load_config(recipe("base: base.yaml\nalgorithm: {name: gspo}")).algorithm
     assert algorithm.clip.low == 0.1
-    assert algorithm.clip.elc == load_config(None, ["algorithm.name=gspo"]).algorithm.clip.elc
+    assert algorithm.clip.high == load_config(None, ["algorithm.name=gspo"]).algorithm.clip.high

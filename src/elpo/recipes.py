@@ -3,8 +3,9 @@
 Settings are laid over each other, later ones winning key by key: the defaults, the row of the table
 of algorithms, the recipe's `base` (and that one's), the recipe, the overrides. Options of a task fall
 away where a later recipe or an override names another task; what a recipe says of an algorithm falls away
-where another one is named and it only repeats that algorithm's row, as the config.yaml of a run does. Each layer remembers where it came from, so
-that a mistake is reported with its key, its place and the remedy.
+where another one is named and it only repeats that algorithm's row, as the config.yaml of a run does.
+Each layer remembers where it came from, so that a mistake is reported with its key, its place and the
+remedy.
 """
 
 from __future__ import annotations
@@ -205,7 +206,7 @@ def _of_one_algorithm(layers: Sequence[_Layer]) -> list[_Layer]:
     last = next((name for name in reversed(names) if name is not None), None)
     kept = []
     for layer, section, name in zip(layers, sections, names, strict=True):
-        if name != last and isinstance(name, str) and name in ALGORITHMS:
+        if isinstance(section, dict) and isinstance(name, str) and name in ALGORITHMS and name != last:
             row = _merged(Config().algorithm.model_dump(mode="json"), ALGORITHMS[name])
             layer = _Layer(layer.origin, {**layer.settings, "algorithm": _beyond(section, row)})
         kept.append(layer)
