@@ -6,6 +6,9 @@ For every run the policy of its last checkpoint draws trajectories on test probl
 failed one is searched with more and more suffixes per anchor, always the same trajectory. The ledger task's
 oracle is exact, so a miss is the search's: an anchor is called irrecoverable though it is not when no suffix
 happens to succeed ("early"), and nothing can make it too late but a wrong monotonicity ("late").
+
+Where there is no oracle the reference is a scan: Mean@k after every step, and the first step after which it
+is zero (paper, App. E). It is measured too, against the oracle, and every search against it.
 Writes NAME.json and NAME.md to --out.
 """
 
@@ -15,6 +18,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,7 @@ from elpo.training.assembly import assemble
 from elpo.training.checkpoint import Checkpoints
 from elpo.training.run_folder import RunFolder
 from elpo.tree import ROOT, RolloutTree
+from elpo.types import Localization, Probe
 
 SUFFIXES = ((1, 3), (3, 3), (6, 6))
 """(X_min, X_max); (1, 3) with the entropy rule is the paper's."""
@@ -38,6 +43,8 @@ CANDIDATES = 4
 BUDGET = 200  # never binds: 4 candidates and 6 suffixes at each of at most 4 anchors
 POSTERIOR = (5, 8, 15)
 """Suffixes of a posterior search: about what each of `SUFFIXES` spends."""
+SCAN = 16
+"""Suffixes of the exhaustive scan after every step."""
 
 
 def search_first_failure(make: Callable[[int], Strategy]) -> Strategy:
@@ -52,9 +59,35 @@ def search_first_failure(make: Callable[[int], Strategy]) -> Strategy:
     return strategy
 
 
-def offsets(trees: list[RolloutTree]) -> tuple[list[int], list[int]]:
-    """For every finished search: steps from the true critical step to the one named, and suffixes drawn."""
-    errors, drawn = [], []
+def scan(leaf: int) -> Strategy:
+    """Suffixes from every step but the last; critical is the first step after which none succeeded."""
+
+    def search(tree: RolloutTree, ledger: BudgetLedger, rng: np.random.Generator) -> Search:
+        path = tree.path(leaf)
+        probes = []
+        for node in path[:-1]:
+            leaves = yield RolloutRequest(node, SCAN)
+            probes.append(Probe(node, len(leaves), sum(tree.outcomes[one].correct for one in leaves)))
+        lost = [probe.anchor for probe in probes if not probe.num_successes]
+        tree.localizations.append(Localization(leaf, (lost or path[-1:])[0], tuple(probes)))
+
+    return search
+
+
+@dataclass(frozen=True)
+class Found:
+    """A finished search."""
+
+    problem: str
+    named: int  # the step, from 1
+    truth: int
+    suffixes: int
+    tokens: int  # sampled in them
+
+
+def finished(trees: list[RolloutTree]) -> list[Found]:
+    """Every finished search of the trees."""
+    searches = []
     for tree in trees:
         for found in tree.localizations:
             if found.critical is None:
@@ -63,9 +96,11 @@ def offsets(trees: list[RolloutTree]) -> tuple[list[int], list[int]]:
             steps = [tree.nodes[node].step for node in path]
             truth = first_irrecoverable_step(tree.problem, steps, tree.outcomes[found.leaf].stop)
             assert truth is not None, "a failed trajectory has an irrecoverable step"
-            errors.append(path.index(found.critical) + 1 - truth)
-            drawn.append(sum(probe.num_rollouts for probe in found.probes))
-    return errors, drawn
+            drawn = sum(probe.num_rollouts for probe in found.probes)
+            first = tree.leaves[:CANDIDATES][-1]  # what comes after was drawn by searches
+            tokens = sum(int(node.step.sampled.sum()) for node in tree.nodes[first + 1 :])
+            searches.append(Found(tree.problem.id, path.index(found.critical) + 1, truth, drawn, tokens))
+    return searches
 
 
 def wilson(hits: int, num: int) -> tuple[float, float]:
@@ -108,10 +143,16 @@ def measure(run: Path, num_problems: int, seed: int) -> Iterator[dict[str, Any]]
                 for num in POSTERIOR
             ]
         plans += [("BEL, 16 rollouts", bel(), 16), ("posterior BEL, 16 rollouts", posterior(), 16)]
+        by_scan: dict[str, int] = {}
+        plans.insert(0, (f"scan, {SCAN} after every step", search_first_failure(scan), BUDGET * SCAN))
         for name, strategy, budget in plans:
             started = time.perf_counter()
             trees, _ = assembly.scheduler.grow(problems, strategy, budget, seed)
-            errors, drawn = offsets(trees)
+            searches = finished(trees)
+            by_scan = by_scan or {search.problem: search.named for search in searches}
+            of_scan = [search.named - by_scan[search.problem] for search in searches]
+            errors = [search.named - search.truth for search in searches]
+            alone = budget != 16  # one search of the trajectory that was scanned
             # the policy's own success: first draws from the prompt only, suffixes are not independent
             firsts = [tree.outcomes[leaf].correct for tree in trees for leaf in tree.leaves[:3]]
             hits = sum(error == 0 for error in errors)
@@ -126,7 +167,10 @@ def measure(run: Path, num_problems: int, seed: int) -> Iterator[dict[str, Any]]
                 "within_one": share(sum(abs(error) <= 1 for error in errors), num),
                 "early": share(sum(error < 0 for error in errors), num),
                 "late": share(sum(error > 0 for error in errors), num),
-                "suffixes_drawn": float(np.mean(drawn)) if drawn else float("nan"),
+                "as_scan": share(of_scan.count(0), num) if alone else None,
+                "near_scan": share(sum(abs(error) <= 1 for error in of_scan), num) if alone else None,
+                "suffixes_drawn": share(sum(search.suffixes for search in searches), num),
+                "tokens": share(sum(search.tokens for search in searches), num) if alone else None,
                 "seconds": time.perf_counter() - started,
             }
             print(row, flush=True)
@@ -162,8 +206,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
         "| policy | success | suffixes per anchor | searches | exact (95 % interval) | within one | early "
-        "| late | suffixes per search |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| late | as the scan | within one of the scan | suffixes per search | tokens per search |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         low, high = row["interval"]
@@ -171,9 +215,15 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {policy} | {row['success']:.3f} | {row['suffixes']} | {row['searches']} "
             f"| {row['exact']:.3f} ({low:.2f}-{high:.2f}) | {row['within_one']:.3f} | {row['early']:.3f} "
-            f"| {row['late']:.3f} | {row['suffixes_drawn']:.1f} |"
+            f"| {row['late']:.3f} | {cell(row['as_scan'], '.3f')} | {cell(row['near_scan'], '.3f')} "
+            f"| {row['suffixes_drawn']:.1f} | {cell(row['tokens'], '.0f')} |"
         )
     return "\n".join(lines)
+
+
+def cell(value: float | None, form: str) -> str:
+    """A number, or nothing."""
+    return "" if value is None else f"{value:{form}}"
 
 
 if __name__ == "__main__":
