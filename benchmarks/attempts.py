@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plots import Point, curves
 from report import publish
 
 from elpo.evaluation.runner import evaluate_run
@@ -22,7 +23,6 @@ from elpo.recipes import load_config
 from elpo.studies.results import interval
 from elpo.training.checkpoint import Checkpoints
 from elpo.training.run_folder import RunFolder
-from elpo.viz.study import COLORS, STYLES
 
 PRICES = {
     "calls a sample": ("tool/calls_mean", ".2f"),
@@ -79,29 +79,23 @@ def calls_table(found: Mapping[str, Sequence[Summary]]) -> str:
     return "\n".join(lines)
 
 
-def plot(found: Mapping[str, Sequence[Summary]], samples: int, path: Path) -> None:
-    """Pass@K and Major@K against K, mean over seeds."""
-    from matplotlib import pyplot as plt
+def spread(values: Sequence[float]) -> Point:
+    """Mean and 95 % interval over seeds."""
+    mean, half = interval(values)
+    return mean, mean - half, mean + half
 
+
+def plot(found: Mapping[str, Sequence[Summary]], samples: int, path: Path) -> None:
+    """Pass@K and Major@K against K."""
     ks = reported_ks(samples)
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
-    for axis, measure in zip(axes, ("pass", "major"), strict=True):
-        for number, (variant, summaries) in enumerate(found.items()):
-            spread = [interval([one.estimates[f"{measure}@{k}"].value for one in summaries]) for k in ks]
-            style = STYLES[number // len(COLORS) % len(STYLES)]
-            color = COLORS[number % len(COLORS)]
-            axis.errorbar(
-                ks, [mean for mean, _ in spread], [half for _, half in spread],
-                label=variant, color=color, linestyle=style, capsize=2, linewidth=1.2, elinewidth=0.5,
-            )  # fmt: skip
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(ks, list(map(str, ks)))
-        axis.set_xlabel("K")
-        axis.set_title(f"{measure.capitalize()}@K")
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("test problems")
-    axes[1].legend(fontsize=7)
-    figure.savefig(path, dpi=150)
+    panels = {
+        f"{measure.capitalize()}@K": {
+            variant: [(k, spread([one.estimates[f"{measure}@{k}"].value for one in summaries])) for k in ks]
+            for variant, summaries in found.items()
+        }
+        for measure in ("pass", "major")
+    }
+    curves(panels, "K", "test problems", path, ks)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from plots import Point, curves
 from report import publish
 
 from elpo.algorithms.budget import BudgetLedger
@@ -200,6 +201,9 @@ def main() -> None:
             rows.append(row)
             title = "Localization against the exact oracle"  # after every row: nothing computed is lost
             publish(args.out, args.name, title, {"rows": rows}, table(rows))
+    plot(rows, args.out / f"{args.name}.png")
+    text = f"{table(rows)}\n\n![Exact hits against suffixes]({args.name}.png)"
+    publish(args.out, args.name, title, {"rows": rows}, text)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -219,6 +223,23 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| {row['suffixes_drawn']:.1f} | {cell(row['tokens'], '.0f')} |"
         )
     return "\n".join(lines)
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Exact hits against suffixes drawn, a panel for each policy."""
+    kinds = {
+        "scan": "Mean@k scan",
+        "posterior, entropies": "posterior, no entropies",
+        "posterior,": "posterior",
+    }
+    panels: dict[str, dict[str, list[tuple[float, Point]]]] = {}
+    for row in rows:
+        if "BEL" in row["suffixes"]:
+            continue
+        kind = next((kind for key, kind in kinds.items() if row["suffixes"].startswith(key)), "bisection")
+        curve = panels.setdefault(Path(row["run"]).name, {}).setdefault(kind, [])
+        curve.append((row["suffixes_drawn"], (row["exact"], *row["interval"])))
+    curves(panels, "suffixes drawn per search", "exact hits", path, (2, 4, 8, 16, 32, 64, 128))
 
 
 def cell(value: float | None, form: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from plots import Point, bars
 from report import publish
 
 from elpo.algorithms.credit_rules import assign_credits
@@ -79,6 +80,17 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Pairwise accuracy by policy and algorithm."""
+    panels: dict[str, dict[str, dict[str, Point]]] = {"all": {}, "branches": {}}
+    for row in rows:
+        quality = row["pairwise_accuracy"]
+        policy = panels[row["prefixes"]].setdefault(Path(row["run"]).name, {})
+        policy[row["algorithm"]] = (quality["value"], quality["low"], quality["high"])
+    titles = {"all": "all prefixes", "branches": "without the prompt"}
+    bars({titles[key]: groups for key, groups in panels.items()}, "pairwise accuracy", path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -91,7 +103,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     rows = [row for run in args.runs for row in measure(run, args)]
-    publish(args.out, "ranking", "Ranking of sibling branches", {"rows": rows}, table(rows))
+    plot(rows, args.out / "ranking.png")
+    text = f"{table(rows)}\n\n![Pairwise accuracy](ranking.png)"
+    publish(args.out, "ranking", "Ranking of sibling branches", {"rows": rows}, text)
 
 
 if __name__ == "__main__":

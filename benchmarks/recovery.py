@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from localization import share, wilson
+from plots import bars
 from report import publish
 
 from elpo.algorithms.strategies import independent
@@ -134,6 +135,17 @@ def report(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """Recovered problems by policy and edit."""
+    groups = {
+        Path(found["run"]).name: {
+            row["edit"]: (row["recovered"], *row["interval"]) for row in found["recovery"]
+        }
+        for found in results
+    }
+    bars({"one step edited": groups}, "problems recovered", path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -145,7 +157,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     results = [measure(run, args) for run in args.runs]
-    publish(args.out, "recovery", "Recovery and self-correction", {"results": results}, report(results))
+    plot(results, args.out / "recovery.png")
+    text = f"{report(results)}\n\n![Recovered after an edit](recovery.png)"
+    publish(args.out, "recovery", "Recovery and self-correction", {"results": results}, text)
 
 
 if __name__ == "__main__":
