@@ -57,6 +57,7 @@ TORCH = {
     "elpo.algorithms.balanced",
     "elpo.algorithms.cispo",
     "elpo.algorithms.gspo",
+    "elpo.algorithms.reference_kl",
     "elpo.algorithms.surrogate",
     "elpo.algorithms.surrogates",
     "elpo.algorithms.value_regression",
@@ -74,6 +75,7 @@ TORCH = {
     "elpo.training.collection",  # by way of sft
     "elpo.training.learner",
     "elpo.training.policy_update",
+    "elpo.training.reference",
     "elpo.training.sft",
     "elpo.training.tree_attention",
     "elpo.training.trainer",  # by way of the four above

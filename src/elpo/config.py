@@ -262,6 +262,8 @@ class LossConfig(Section):
     shared_tokens: Literal["duplicate", "once"] = "duplicate"
     entropy_bonus: NonNegativeFloat = 0.2  # a of "balanced"
     log_ratio_weight: PositiveFloat = 1e-3  # beta_2 of "value_regression"
+    kl_weight: NonNegativeFloat = 0.0  # of the KL to the policy that RL began with; the paper has none
+    kl_estimator: Literal["k2", "k3"] = "k3"
 
     @model_validator(mode="after")
     def _mean_over_sequences(self) -> LossConfig:

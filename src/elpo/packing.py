@@ -132,6 +132,7 @@ class MicroBatch:
     counts: Tensor  # float32; trajectories that a sampled token stands for, 0 on others
     layout: TreeLayout | None = None
     trajectories: Trajectories | None = None  # only for a loss that asks for them
+    reference_logprobs: Tensor | None = None  # float32, of the policy that RL began with; likewise
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same tokens on `device`."""

@@ -23,7 +23,7 @@ from elpo.training.sft import Conversation, sft_update
 from elpo.training.trainer import train
 from tests.coins import coins_config
 from tests.training.small import VOCAB, assert_close, random_tree, record_gradients, small_model
-from tests.training.two_processes import free_port, in_two_processes
+from tests.training.two_processes import accelerator, free_port, in_two_processes
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
@@ -135,16 +135,10 @@ def test_a_run_in_two_processes_is_the_run_of_one_and_continues_in_any_number(tm
 def sharded() -> tuple[list[Gradients], dict[str, float], Gradients, Gradients]:
     """An RL step with FSDP2 through accelerate, which by itself uses it on GPUs only; the gradients and the
     weights after it put together, and what a sampler was given."""
-    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-
-    accelerator: Any = Accelerator(cpu=True)
-    accelerator.state.distributed_type = DistributedType.FSDP
-    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
-    )
     model, replica = small_model(), small_model(1)
     config = OptimizerConfig(learning_rate=1e-2, max_grad_norm=1e9)
-    learner = Learner.prepare(accelerator, model, config, num_updates=100)
+    sharding = accelerator(sharded=True)
+    learner = Learner.prepare(sharding, model, config, num_updates=100)
     assert learner.is_sharded
     recorded: list[Gradients] = []
 
@@ -160,7 +154,7 @@ def sharded() -> tuple[list[Gradients], dict[str, float], Gradients, Gradients]:
     metrics = update_policy(learner, mine, assign_credits(mine, algorithm), algorithm, rl)
     learner.copy_weights(replica)
     state = learner.processes.every(learner.optimizer_state())[0]  # the main process has it, as it writes it
-    again = Learner.prepare(accelerator, model, config, num_updates=100, before=learner)
+    again = Learner.prepare(sharding, model, config, num_updates=100, before=learner)
     again.load_optimizer_state(state)
     found = learner.processes.every(again.optimizer_state())[0]
     for name, value in state["state"].items():

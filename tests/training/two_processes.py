@@ -31,6 +31,20 @@ def in_two_processes(folder: Path, work: Callable[[], Any]) -> list[Any]:
     return found
 
 
+def accelerator(sharded: bool) -> Any:
+    """Of a process: with DDP, or with FSDP2, which accelerate by itself uses on GPUs only."""
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    made: Any = Accelerator(cpu=True)
+    if sharded:
+        made.state.distributed_type = DistributedType.FSDP
+        made.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+        )
+    return made
+
+
 def _child(folder: Path, work: Callable[[], Any], rank: int, port: int) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     child = os.fork()

@@ -37,6 +37,7 @@ def check_algorithm(algorithm: AlgorithmConfig, trainer: str) -> None:
     wanted = {
         "loss.surrogate": (algorithm.loss.surrogate, ("ppo",)),
         "loss.aggregation": (algorithm.loss.aggregation, ("seq-mean-token-mean", "token-mean")),
+        "loss.kl_weight": (algorithm.loss.kl_weight, (0.0,)),  # those trainers have a reference of their own
         "loss.shared_tokens": (algorithm.loss.shared_tokens, ("duplicate",)),  # a row for each trajectory
         "credit.whiten": (algorithm.credit.whiten, ("none",)),  # needs the trees of all processes
         "prompts.name": (algorithm.prompts.name, ("every",)),  # those trainers pick the problems

@@ -138,6 +138,7 @@ class SurrogateStatistics:
     kl: float = 0.0
     ratio: float = 0.0
     ratio_max: float = 0.0
+    reference_kl: float = 0.0  # only where the loss has a KL to a reference
 
     def __add__(self, other: SurrogateStatistics) -> SurrogateStatistics:
         sums = {name: value + getattr(other, name) for name, value in vars(self).items()}

@@ -10,9 +10,10 @@ from torch import Tensor
 from elpo.algorithms.balanced import balanced_surrogate
 from elpo.algorithms.cispo import likelihood, weighted_likelihood
 from elpo.algorithms.gspo import sequence_log_ratio, sequence_surrogate
+from elpo.algorithms.reference_kl import reference_kl
 from elpo.algorithms.surrogate import clipped_surrogate
 from elpo.algorithms.value_regression import value_regression
-from elpo.config import AlgorithmConfig
+from elpo.config import AlgorithmConfig, LossConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,7 @@ class TokenTerms:
     advantages: Tensor
     clip_low: Tensor  # smallest ratio with a gradient where A < 0
     clip_high: Tensor  # largest ratio with a gradient where A > 0
+    reference_logprobs: Tensor | None = None  # under the policy that RL began with, where the loss has its KL
     trajectory: Tensor | None = None  # int64, the number of each token's; only for `BY_TRAJECTORY`
 
     @property
@@ -73,7 +75,23 @@ BY_TRAJECTORY = frozenset({"gspo", "value_regression", "balanced"})
 shared prefix once for each trajectory through it; for all others a token is there once."""
 
 LEARN_FROM_ZERO = frozenset({"value_regression"})
-"""Surrogates with a gradient where the advantage is 0; for all others such trajectories are left out."""
+"""Surrogates with a gradient where the advantage is 0."""
+
+
+def objective(terms: TokenTerms, algorithm: AlgorithmConfig) -> Tensor:
+    """The surrogate less the penalty for leaving the reference, where there is one; shape of the terms."""
+    loss = algorithm.loss
+    surrogate = SURROGATES[loss.surrogate](terms, algorithm)
+    if terms.reference_logprobs is None:
+        return surrogate
+    return surrogate - loss.kl_weight * reference_kl(
+        terms.logprobs, terms.reference_logprobs, loss.kl_estimator
+    )
+
+
+def learns_from_zero(loss: LossConfig) -> bool:
+    """Whether a trajectory whose advantages are all 0 has a gradient; where not, it is left out."""
+    return loss.surrogate in LEARN_FROM_ZERO or loss.kl_weight > 0
 
 
 def clipped_log_ratio(terms: TokenTerms, algorithm: AlgorithmConfig) -> Tensor | None:

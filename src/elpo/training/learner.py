@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
+    set_model_state_dict,
     set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import FSDPModule
@@ -206,6 +207,23 @@ class Learner:
             return None
         state = get_model_state_dict(self.scorer, options=_WHOLE)
         return {name.removeprefix("model."): cast(Tensor, value) for name, value in state.items()}
+
+    def trained_weights(self) -> dict[str, Tensor]:
+        """The weights that are trained, put together, by name; empty in all processes but the main one."""
+        named = self.accelerator.unwrap_model(self.scorer).named_parameters()
+        trained = {name for name, weight in named if weight.requires_grad}
+        state = get_model_state_dict(self.scorer, options=_WHOLE)
+        return {name: cast(Tensor, value) for name, value in state.items() if name in trained}
+
+    def load_trained_weights(self, state: dict[str, Any]) -> None:
+        """Put back what `trained_weights` gave, be it in another number of processes."""
+        set_model_state_dict(self.scorer, state, options=replace(_WHOLE, strict=False))
+
+    def reshard(self) -> None:
+        """Drop what FSDP has put together of the weights, so that the next pass sees them as they are."""
+        for module in self.scorer.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     def copy_weights(self, replica: nn.Module) -> None:
         """Give `replica`, a whole model on every process, the weights of the sharded one."""

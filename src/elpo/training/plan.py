@@ -85,6 +85,7 @@ def plan(config: Config, device: Device, num_processes: int = 1, sharded: bool =
         "trained weights, float32": trained * 4 / share,
         "their gradients": trained * 4 / share,
         "optimizer (AdamW)": trained * 8 / share,
+        "weights that RL began with": trained * 4 / share if config.algorithm.loss.kl_weight else 0.0,
         "whole copy for sampling": (trained + frozen) * width if sharded else 0.0,
         "keys and values of the slots": config.rollout.num_slots
         * _capacity(config.rollout.max_tokens)

@@ -10,18 +10,20 @@ import torch
 from torch import Tensor
 
 from elpo.algorithms.credit import Credit
+from elpo.algorithms.reference_kl import reference_kl
 from elpo.algorithms.surrogate import SurrogateStatistics, normaliser, surrogate_statistics, token_weights
 from elpo.algorithms.surrogates import (
     BY_TRAJECTORY,
-    LEARN_FROM_ZERO,
-    SURROGATES,
     TokenTerms,
     clipped_log_ratio,
+    learns_from_zero,
+    objective,
 )
 from elpo.batch import micro_batches, token_batch
 from elpo.config import AlgorithmConfig, LossConfig, RLConfig
 from elpo.packing import MicroBatch, Minibatch, Trajectories, num_unique, pack_trees
 from elpo.training.learner import Learner
+from elpo.training.reference import Reference
 from elpo.tree import RolloutTree
 
 
@@ -32,6 +34,7 @@ def update_policy(
     algorithm: AlgorithmConfig,
     rl: RLConfig,
     recompute: bool = False,
+    reference: Reference | None = None,
 ) -> dict[str, float]:
     """Train on the trees of one RL step, mini-batch by mini-batch of whole trees; returns metrics.
 
@@ -45,6 +48,7 @@ def update_policy(
     Args:
         recompute: take the old log-probabilities from the learner, by one more forward pass, instead of the
             sampler's.
+        reference: the policy that the loss has a KL to; needed where `loss.kl_weight` is above 0.
     """
     statistics = SurrogateStatistics()
     losses: list[float] = []
@@ -62,6 +66,8 @@ def update_policy(
         batches, difference = _rescored(learner, batches)
         if difference[1]:
             differences.append(difference)
+    if reference is not None:
+        batches = _referred(reference, batches)
     facts = [[(len(b.parts), b.normaliser, b.num_forwarded, b.num_unique) for b in batches]]
     totals = np.sum(processes.every(facts), (0, 1))  # [mini-batches, 4]
     for _ in range(rl.num_epochs):
@@ -90,6 +96,8 @@ def update_policy(
         "ratio/max": means.get("ratio_max", 1.0),
         "kl/approx": means.get("approx_kl", 0.0),
     }
+    if reference is not None:
+        metrics["kl/reference"] = statistics.reference_kl / max(1.0, statistics.weight)
     if differences:
         difference, num_tokens = np.sum(differences, 0)
         metrics["logprob/sampler_difference"] = float(difference / max(1.0, num_tokens))
@@ -115,6 +123,15 @@ def _rescored(learner: Learner, batches: Sequence[Minibatch]) -> tuple[list[Mini
     return rescored, (difference, num_tokens)
 
 
+def _referred(reference: Reference, batches: Sequence[Minibatch]) -> list[Minibatch]:
+    """The same with the reference's log-probabilities."""
+    scores = iter(reference.logprobs([part for batch in batches for part in batch.parts]))
+    return [
+        replace(b, parts=tuple(replace(part, reference_logprobs=next(scores)) for part in b.parts))
+        for b in batches
+    ]
+
+
 def _by_trajectory(credits: Sequence[Credit], loss: LossConfig) -> bool:
     """Whether a token of a shared prefix is another term in each trajectory through it."""
     return loss.surrogate in BY_TRAJECTORY or any(credit.own is not None for credit in credits)
@@ -132,7 +149,7 @@ def packed(
         max_tokens,
         divisor=loss.divisor,
         by_trajectory=_by_trajectory(credits, loss),
-        keep_all=loss.surrogate in LEARN_FROM_ZERO,
+        keep_all=learns_from_zero(loss),
     )
 
 
@@ -141,7 +158,7 @@ def unrolled(
 ) -> Minibatch:
     """A padded row for every trajectory: Eq. 1 as it is written."""
     batch = token_batch(trees, credits, loss.shared_tokens)
-    learns = batch.mask.any(-1) if loss.surrogate in LEARN_FROM_ZERO else batch.carries_gradient
+    learns = batch.mask.any(-1) if learns_from_zero(loss) else batch.carries_gradient
     learning = torch.nonzero(learns)[:, 0]
     weights = token_weights(batch.mask, loss.aggregation, loss.divisor)
     parts = []
@@ -176,10 +193,12 @@ def unrolled(
 def loss_terms(part: MicroBatch, logprobs: Tensor, entropies: Tensor) -> tuple[TokenTerms, Tensor, Tensor]:
     """What the surrogate of a part looks at, the weight of each token, and how many each counts for.
 
-    The loss of the part is `-(weights * surrogate(terms, algorithm)).sum()`.
+    The loss of the part is `-(weights * objective(terms, algorithm)).sum()`.
     """
     bounds = part.clip_low, part.clip_high
-    terms = TokenTerms(logprobs, entropies, part.old_logprobs, part.advantages, *bounds)
+    terms = TokenTerms(
+        logprobs, entropies, part.old_logprobs, part.advantages, *bounds, part.reference_logprobs
+    )
     of = part.trajectories
     if of is None:
         return terms, part.weights, part.counts
@@ -205,12 +224,11 @@ class _Update:
 
     def losses(self) -> Iterator[Tensor]:
         """Eq. 1 in parts that add up to it."""
-        surrogate = SURROGATES[self._algorithm.loss.surrogate]
         for part in self._parts:
             on = part.to(self._learner.device)
             logprobs, entropies = self._learner.scorer(on.token_ids, on.sampled, on.layout)
             terms, weights, counts = loss_terms(on, logprobs, entropies)
-            loss = -(weights * surrogate(terms, self._algorithm)).sum() * self._share
+            loss = -(weights * objective(terms, self._algorithm)).sum() * self._share
             with torch.no_grad():
                 self.statistics += surrogate_statistics(
                     terms.logprobs,
@@ -222,6 +240,9 @@ class _Update:
                     terms.clip_low < 1 - self._algorithm.clip.low - 1e-6,
                     clipped_log_ratio(terms, self._algorithm),
                 )
+                if (theirs := terms.reference_logprobs) is not None:
+                    kl = reference_kl(terms.logprobs, theirs, self._algorithm.loss.kl_estimator)
+                    self.statistics += SurrogateStatistics(reference_kl=float((kl * counts).sum()))
                 self.difference += float(((terms.logprobs - terms.old_logprobs).abs() * counts).sum())
                 self.num_tokens += float(counts.sum())
                 self.loss += float(loss)

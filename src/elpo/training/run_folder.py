@@ -4,6 +4,7 @@
     metrics.jsonl           one JSON object a line: step, phase, metrics (docs/METRICS.md)
     trees/step-000010.jsonl sampled trees of RL step 10, one a line (elpo.tree_json)
     trees/heldout-000010.jsonl of the evaluation after it: the same problems every time
+    reference.pt            the weights that RL began with, where the loss has a KL to them
     checkpoints/  plots/  tensorboard/
     evaluation/             what `elpo eval` found, a folder for each choice of settings
     report.html             the page that `elpo report` writes
@@ -54,6 +55,7 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.jsonl"
         self.trees = self.path / "trees"
         self.checkpoints = self.path / "checkpoints"
+        self.reference_file = self.path / "reference.pt"
         self.plots = self.path / "plots"
         self.evaluation = self.path / "evaluation"
         self.tensorboard = self.path / "tensorboard"
@@ -232,7 +234,13 @@ class RunFolder:
         """Delete the run, and only what a run writes."""
         for folder in (self.trees, self.checkpoints, self.plots, self.tensorboard, self.evaluation):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.metrics_file, self.error_file, self.report_file, self.config_file):
+        for file in (
+            self.metrics_file,
+            self.reference_file,
+            self.error_file,
+            self.report_file,
+            self.config_file,
+        ):
             file.unlink(missing_ok=True)
 
     def _refuse_changes(self, config: Config) -> None:

@@ -32,6 +32,7 @@ from elpo.training.model_loading import autocast_dtype, cast_weights, derived_se
 from elpo.training.policy_update import update_policy
 from elpo.training.processes import Processes
 from elpo.training.progress import Progress, SilentProgress
+from elpo.training.reference import Reference
 from elpo.training.rollout_metrics import discarded_metrics, engine_metrics, rollout_metrics
 from elpo.training.run_folder import Phase, RunFolder
 from elpo.training.sft import batch_indices, sft_update
@@ -186,6 +187,9 @@ class _Run:
         if state:
             self.checkpoints.restore(state, learner)
         problems = self.assembly.task.problems("train", rl.num_problems)
+        reference = None
+        if self.config.algorithm.loss.kl_weight:
+            reference = Reference.kept(learner, self.folder.reference_file, begin=self.position.step == 0)
         if state is None:
             self._evaluate(learner)
         self.progress.start("rl", rl.num_steps, self.position.step)
@@ -208,7 +212,8 @@ class _Run:
             self.assembly.model.train()
             share = self.processes.share
             mine = share(trees), share(credits)
-            updated = update_policy(learner, *mine, self.config.algorithm, rl, self._recomputes())
+            algorithm = self.config.algorithm
+            updated = update_policy(learner, *mine, algorithm, rl, self._recomputes(), reference)
             self.stale = True
             difference = updated.get("logprob/sampler_difference", self.position.sampler_difference)
             self.position = replace(self.position, sampler_difference=difference)

@@ -165,7 +165,9 @@ PANELS: dict[str, Callable[[Axes, Records, str, str], None]] = {
         ("clip/high_share", "high", "--", None),
         ("clip/elc_share", "under ELC's bound", ":", None),
     ),
-    "KL to the behaviour policy (approximate, nats)": _lines(("kl/approx", "KL", "-", None)),
+    "KL (nats)": _lines(
+        ("kl/approx", "to the behaviour policy", "-", None), ("kl/reference", "to the reference", "--", None)
+    ),
     "tool calls": _lines(
         ("tool/calls", "per rollout", "-", "rollouts/total"),
         ("tool/failed_share", "failed share", "--", None),

@@ -10,6 +10,7 @@ const CURVES = [
   {title: "Share of tokens clipped", lines: [["clip/low_share", "low"], ["clip/high_share", "high"]], zero: true},
   {title: "Share of tokens under the relaxed bound", lines: [["clip/elc_share"]], zero: true},
   {title: "KL to the behaviour policy (nats)", lines: [["kl/approx"]], zero: true},
+  {title: "KL to the policy RL began with (nats)", lines: [["kl/reference"]], zero: true},
   {title: "Gradient norm", lines: [["grad/norm"]], zero: true},
   {title: "Trees without a gradient", lines: [["trees/all_failed_share", "all failed"], ["trees/all_solved_share", "all solved"]], zero: true},
   {title: "Tokens per rollout", lines: [["tokens/sampled", "sampled"], ["tokens/feedback", "feedback"]], per: "rollouts/total", zero: true},
