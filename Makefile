@@ -22,10 +22,11 @@ compare: $(VENV)/installed
 	$(BIN)/elpo compare studies/sparse.yaml
 	$(BIN)/elpo compare studies/dense.yaml
 
-# Figures of speed as ratios, and counts of work; about fifteen minutes.
+# Figures of speed as ratios, and counts of work; about half an hour.
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/counts.py
 	$(BIN)/python benchmarks/rollouts.py
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/packing.py
 	$(BIN)/python benchmarks/engine.py
 

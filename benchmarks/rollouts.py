@@ -1,6 +1,6 @@
-"""The rollout phase: ELPO's search against plain group sampling, and how its cost grows with the work.
+"""The rollout phase: ELPO's search against plain group sampling.
 
-    python benchmarks/rollouts.py                about ten minutes on two cores
+    python benchmarks/rollouts.py                about ten minutes on a core
 
 Both draw the same number of rollouts of the same ledger problems with the same model, engine, sandbox and
 seeds, in turns. The model has random weights and does all its work at every token; which token comes next is
@@ -153,29 +153,7 @@ def against_each_other(bench: Bench, steps: int, slots: int, repeats: int) -> di
     return {"steps": steps, "slots": slots, "ratio": ratios, **best}
 
 
-def growth(benches: dict[str, Bench]) -> list[dict[str, Any]]:
-    """What ELPO's rollout phase costs as one quantity grows."""
-    rows = []
-    plans: list[tuple[str, dict[str, Any]]] = [
-        *(("problems", {"problems": num}) for num in (16, 64, 256)),
-        *(("rollouts", {"rollouts": num}) for num in (16, 32, 64)),
-        *(("steps", {"steps": num}) for num in (4, 8, 16, 32)),
-        *(("model", {"size": size, "problems": 4}) for size in list(SIZES)[1:]),
-    ]
-    for what, changed in plans:
-        setting = {"size": "0.2M", "problems": 16, "rollouts": 16, "steps": 8, "slots": 64} | changed
-        size = setting["size"]
-        if size not in benches:
-            benches[size] = Bench(size)
-        bench = benches[size]
-        result, _ = bench.grow(bel(), **{key: value for key, value in setting.items() if key != "size"})
-        work = {"engine_steps" if key == "steps" else key: value for key, value in result.items()}
-        rows.append({"grows": what, **setting, "parameters": bench.parameters, **work})
-        print(rows[-1], flush=True)
-    return rows
-
-
-def tables(pairs: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
+def table(pairs: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
         "ELPO over GRPO, 64 problems of 16 rollouts, 0.2M parameters:",
@@ -192,22 +170,6 @@ def tables(pairs: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
             f"| {pair['steps']} | {pair['slots']} | {ratios} | {elpo['occupancy']:.3f} | "
             f"{grpo['occupancy']:.3f} | {reuse} |"
         )
-    lines += [
-        "",
-        "ELPO's rollout phase as the work grows (64 slots; the quantity that grows comes first):",
-        "",
-        "| grows | problems | rollouts | steps | parameters | tokens sampled and fed | seconds "
-        "| ms of processor a token | occupancy | prefix cache, MB | memory of the process, MB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        work = row["tokens"] + row["fed"]
-        lines.append(
-            f"| {row['grows']} | {row['problems']} | {row['rollouts']} | {row['steps']} | "
-            f"{row['parameters'] / 1e6:.1f}M | {work:,} | {row['seconds']:.1f} | "
-            f"{1000 * row['cpu_seconds'] / work:.3f} | {row['occupancy']:.2f} | {row['prefix_mb']:.0f} | "
-            f"{row['memory_mb']:.0f} |"
-        )
     return "\n".join(lines)
 
 
@@ -221,20 +183,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    benches = {"0.2M": Bench("0.2M")}
+    bench = Bench("0.2M")
     try:
-        bench = benches["0.2M"]
         pairs = [
             against_each_other(bench, steps, slots, args.repeats)
             for steps in args.steps
             for slots in args.slots
         ]
-        rows = growth(benches)
     finally:
-        for bench in benches.values():
-            bench.tool.close()
-    numbers = {"pairs": pairs, "growth": rows}
-    publish(args.out, "rollouts", "The rollout phase", numbers, tables(pairs, rows))
+        bench.tool.close()
+    publish(args.out, "rollouts", "The rollout phase", {"pairs": pairs}, table(pairs))
 
 
 if __name__ == "__main__":
