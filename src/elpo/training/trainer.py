@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,9 +22,10 @@ from elpo.algorithms.credit_rules import assign_credits
 from elpo.config import Config, OptimizerConfig
 from elpo.evaluation.success import sample_success, success_of
 from elpo.rollout.scheduler import RolloutCounts
-from elpo.training.assembly import Assembly, assemble, choose_device, load_conversations
+from elpo.training.assembly import Assembly, assemble, load_conversations
 from elpo.training.checkpoint import Checkpoints, Position
 from elpo.training.collection import collect_step
+from elpo.training.launching import make_accelerator
 from elpo.training.learner import Learner
 from elpo.training.metrics_log import MetricsLog
 from elpo.training.model_loading import autocast_dtype, cast_weights, derived_seed
@@ -41,10 +41,6 @@ from elpo.tree import RolloutTree
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-PATIENCE = timedelta(hours=6)
-"""How long a process waits for the others' rollouts; of one that has died the launcher knows at once."""
 
 
 MAX_SAMPLER_DIFFERENCE = 1e-3
@@ -76,16 +72,7 @@ def train(
         InfrastructureError: the tools fail by themselves too often.
         Interrupted: after Ctrl-C, once the current step is finished and saved.
     """
-    from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs
-
-    choose_device(config.run.device)
-    mixed_precision = "no" if autocast_dtype(config.model) is None else "bf16"
-    accelerator = Accelerator(
-        cpu=config.run.device == "cpu",
-        mixed_precision=mixed_precision,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
-    )
+    accelerator = make_accelerator(config)
     processes = Processes(accelerator.process_index, accelerator.num_processes)
     folder = RunFolder(config.run.dir)
     if processes.is_main:  # where it refuses, the launcher ends the others
