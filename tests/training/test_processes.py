@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,16 +16,21 @@ import torch
 from accelerate import Accelerator
 
 from elpo.algorithms.credit_rules import assign_credits
-from elpo.config import AlgorithmConfig, LossConfig, OptimizerConfig, RLConfig
+from elpo.config import AlgorithmConfig, LoraConfig, LossConfig, OptimizerConfig, RLConfig
+from elpo.models.lora import add_lora
+from elpo.rollout.scheduler import InfrastructureError, Scheduler
+from elpo.training.checkpoint import Checkpoints
+from elpo.training.launching import make_accelerator
 from elpo.training.learner import Learner
 from elpo.training.policy_update import update_policy
-from elpo.training.processes import Processes
+from elpo.training.processes import Processes, ProcessFailed
 from elpo.training.run_folder import RunFolder
 from elpo.training.sft import Conversation, sft_update
 from elpo.training.trainer import train
+from elpo.tree import RolloutTree
 from tests.coins import coins_config
 from tests.training.small import VOCAB, assert_close, random_tree, record_gradients, small_model
-from tests.training.two_processes import free_port, in_two_processes
+from tests.training.two_processes import ends_of_two_processes, free_port, in_two_processes
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
@@ -40,12 +47,24 @@ def learner_of(model: Any, packing: Literal["tree", "rows"]) -> Learner:
     return Learner.prepare(Accelerator(cpu=True), model, config, num_updates=100, packing=packing)
 
 
+def adapted_model(lora: bool) -> Any:
+    """The small model, perhaps with adapters that change something."""
+    model = small_model()
+    if lora:
+        add_lora(model, LoraConfig(rank=3), seed=0)
+        generator = torch.Generator().manual_seed(0)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+    return model
+
+
 def rl_updates(
-    packing: Literal["tree", "rows"], aggregation: Any
+    packing: Literal["tree", "rows"], aggregation: Any, lora: bool = False
 ) -> tuple[list[Gradients], dict[str, float]]:
     """Gradients and metrics of one RL step: three mini-batches of three trees and one of a single tree, so
     that one process has fewer trees, other numbers of passes, and once nothing to do at all."""
-    model = small_model()
+    model = adapted_model(lora)
     trees = [random_tree(seed, model, 0.3, "all wrong" if seed in (1, 4) else "mixed") for seed in range(10)]
     learner = learner_of(model, packing)
     gradients = record_gradients(learner)
@@ -72,12 +91,14 @@ def sft_updates(packing: Literal["tree", "rows"]) -> tuple[list[Gradients], dict
 
 def everything() -> list[tuple[list[Gradients], dict[str, float]]]:
     found = [rl_updates(*case) for case in CASES] + [sft_updates("tree"), sft_updates("rows")]
+    found.append(rl_updates(*CASES[0], lora=True))
     return [([{n.removeprefix("module."): g for n, g in one.items()} for one in gs], m) for gs, m in found]
 
 
 def test_gradients_and_metrics_are_those_of_one_process(tmp_path: Path) -> None:
     alone = everything()
-    assert [len(gradients) for gradients, _ in alone] == [4, 4, 2, 2]
+    assert [len(gradients) for gradients, _ in alone] == [4, 4, 2, 2, 4]
+    assert all("lora_" in name for name in alone[-1][0][0])
     for together in in_two_processes(tmp_path, everything):
         for (gradients, metrics), (expected, expected_metrics) in zip(together, alone, strict=True):
             assert len(gradients) == len(expected)
@@ -109,11 +130,14 @@ def numbers(folder: RunFolder, phase: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_a_run_in_two_processes_is_the_run_of_one_and_continues_in_any_number(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
+def test_a_run_in_two_processes_is_the_run_of_one_and_continues_in_any_number(
+    tmp_path: Path, sharded: bool
+) -> None:
     """Rollouts depend on seed, problem and draw alone, so that they are the same wherever they are drawn."""
     alone, together = RunFolder(tmp_path / "alone"), RunFolder(tmp_path / "together")
     train(coins_config(alone.path, *SHORT))
-    in_two_processes(tmp_path, lambda: train(coins_config(together.path, *SHORT)).folder)
+    in_two_processes(tmp_path, lambda: train(coins_config(together.path, *SHORT)).folder, sharded)
     for phase in ("sft", "rl", "evaluation"):
         mine, theirs = numbers(together, phase), numbers(alone, phase)
         assert len(mine) == len(theirs) > 0
@@ -124,7 +148,7 @@ def test_a_run_in_two_processes_is_the_run_of_one_and_continues_in_any_number(tm
     # from two processes to one, and from one to two
     longer = (*SHORT, "rl.num_steps=3")
     train(coins_config(together.path, *longer), resume=True)
-    in_two_processes(tmp_path, lambda: train(coins_config(alone.path, *longer), resume=True).folder)
+    in_two_processes(tmp_path, lambda: train(coins_config(alone.path, *longer), resume=True).folder, sharded)
     mine, theirs = numbers(together, "rl"), numbers(alone, "rl")
     assert [line["step"] for line in mine] == [line["step"] for line in theirs] == [1, 2, 3]
     assert mine[2]["updates"] > 0
@@ -132,17 +156,19 @@ def test_a_run_in_two_processes_is_the_run_of_one_and_continues_in_any_number(tm
         assert mine[2][name] == pytest.approx(theirs[2][name], rel=1e-3, abs=1e-4), name
 
 
-def sharded() -> tuple[list[Gradients], dict[str, float], Gradients, Gradients]:
-    """An RL step with FSDP2 through accelerate, which by itself uses it on GPUs only; the gradients and the
-    weights after it put together, and what a sampler was given."""
-    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+STEP = RLConfig(problems_per_step=6, problems_per_minibatch=3, microbatch_tokens=40)
 
-    accelerator: Any = Accelerator(cpu=True)
-    accelerator.state.distributed_type = DistributedType.FSDP
-    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
-    )
-    model, replica = small_model(), small_model(1)
+
+def five_trees(model: Any) -> list[RolloutTree]:
+    return [random_tree(seed, model, 0.3) for seed in range(5)]
+
+
+def sharded(lora: bool) -> tuple[list[Gradients], dict[str, float], Gradients, Gradients]:
+    """An RL step with FSDP2 through accelerate; the gradients and the weights after it put together, and what
+    a sampler was given."""
+    accelerator = make_accelerator(coins_config(Path()))
+    model, replica = adapted_model(lora), adapted_model(lora)
+    trees = five_trees(model)
     config = OptimizerConfig(learning_rate=1e-2, max_grad_norm=1e9)
     learner = Learner.prepare(accelerator, model, config, num_updates=100)
     assert learner.is_sharded
@@ -153,11 +179,9 @@ def sharded() -> tuple[list[Gradients], dict[str, float], Gradients, Gradients]:
         recorded.append({name: p.grad.full_tensor() for name, p in named if p.grad is not None})
 
     learner._plain_optimizer.register_step_pre_hook(record)
-    trees = [random_tree(seed, small_model(), 0.3) for seed in range(5)]
     algorithm = AlgorithmConfig()
-    rl = RLConfig(problems_per_step=6, problems_per_minibatch=3, microbatch_tokens=40)
     mine = learner.processes.share(trees)
-    metrics = update_policy(learner, mine, assign_credits(mine, algorithm), algorithm, rl)
+    metrics = update_policy(learner, mine, assign_credits(mine, algorithm), algorithm, STEP)
     learner.copy_weights(replica)
     state = learner.processes.every(learner.optimizer_state())[0]  # the main process has it, as it writes it
     again = Learner.prepare(accelerator, model, config, num_updates=100, before=learner)
@@ -170,15 +194,16 @@ def sharded() -> tuple[list[Gradients], dict[str, float], Gradients, Gradients]:
     return recorded, metrics, whole, dict(replica.state_dict())
 
 
-def test_sharded_weights_learn_the_same(tmp_path: Path) -> None:
-    model = small_model()
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])
+def test_sharded_weights_learn_the_same(tmp_path: Path, lora: bool) -> None:
+    model = adapted_model(lora)
+    trees = five_trees(model)
     learner = learner_of(model, "tree")
     gradients = record_gradients(learner)
-    trees = [random_tree(seed, small_model(), 0.3) for seed in range(5)]
     algorithm = AlgorithmConfig()
-    rl = RLConfig(problems_per_step=6, problems_per_minibatch=3, microbatch_tokens=40)
-    metrics = update_policy(learner, trees, assign_credits(trees, algorithm), algorithm, rl)
-    for rank, (found, found_metrics, whole, sampler) in enumerate(in_two_processes(tmp_path, sharded)):
+    metrics = update_policy(learner, trees, assign_credits(trees, algorithm), algorithm, STEP)
+    ends = in_two_processes(tmp_path, lambda: sharded(lora), sharded=True)
+    for rank, (found, found_metrics, whole, sampler) in enumerate(ends):
         assert len(found) == len(gradients) == 2
         for mine, theirs in zip(found, gradients, strict=True):
             assert_close(mine, theirs)
@@ -186,6 +211,64 @@ def test_sharded_weights_learn_the_same(tmp_path: Path) -> None:
         assert found_metrics["grad/norm"] == pytest.approx(metrics["grad/norm"], rel=1e-4)
         if rank == 0:  # the main process writes
             assert_close(whole, sampler)
+
+
+def fail(how: str) -> tuple[str, float]:
+    """What process 0 hears, and after how many seconds, of process 1 that fails where all are to do work."""
+    processes = make_accelerator(coins_config(Path())).process_index, 2
+
+    def work() -> int:
+        if processes[0] == 1:
+            os.kill(os.getpid(), signal.SIGKILL) if how == "killed" else int("seven")
+        return 7
+
+    started = time.monotonic()
+    with pytest.raises(ProcessFailed if processes[0] == 0 else ValueError) as caught:
+        Processes(*processes).together(work)
+    return f"{caught.type.__name__}: {caught.value}", time.monotonic() - started
+
+
+def test_a_process_that_fails_or_is_killed_is_an_error_of_all(tmp_path: Path) -> None:
+    (heard, seconds), (own, _) = in_two_processes(tmp_path, lambda: fail("raised"))
+    assert "ProcessFailed: process 1 of 2 failed: ValueError: invalid literal" in heard
+    assert own.startswith("ValueError: invalid literal")
+    assert seconds < 20
+    (ended, (heard, seconds)), (killed, _) = ends_of_two_processes(tmp_path, lambda: fail("killed"))
+    assert (ended, os.WTERMSIG(killed)) == (0, signal.SIGKILL)
+    assert heard.startswith("ProcessLost: process 0 of 2 has lost another one")
+    assert "--resume" in heard
+    assert seconds < 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
+def test_what_was_learned_before_a_process_failed_is_saved(
+    tmp_path: Path, sharded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the second step's rollouts, in one process, far from the next checkpoint."""
+    run = RunFolder(tmp_path / "run")
+    config = coins_config(run.path, *SHORT, "run.checkpoint_every=100")
+
+    def failing() -> None:
+        grow, steps = Scheduler.grow, []
+
+        def grow_or_fail(self: Scheduler, *arguments: Any) -> Any:
+            steps.append(1)
+            if os.environ["RANK"] == "1" and len(steps) == 3:  # after an evaluation and a step
+                raise InfrastructureError("the sandbox is gone")
+            return grow(self, *arguments)
+
+        monkeypatch.setattr(Scheduler, "grow", grow_or_fail)
+        train(config)
+
+    (_, other), (_, own) = ends_of_two_processes(tmp_path, failing, sharded)
+    assert "ProcessFailed: process 1 of 2 failed: InfrastructureError: the sandbox is gone" in other
+    assert "InfrastructureError: the sandbox is gone" in own
+    last = Checkpoints(run.checkpoints).path("last")
+    assert last is not None and last.name == "rl-000001"
+    in_two_processes(tmp_path, lambda: train(config, resume=True).folder, sharded)
+    assert [line["step"] for line in run.read_metrics("rl")] == [1, 2]
+    assert [line["step"] for line in run.read_metrics("evaluation")] == [0, 2]
 
 
 @pytest.mark.slow

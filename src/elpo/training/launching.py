@@ -21,7 +21,7 @@ def make_accelerator(config: Config) -> Accelerator:
     """Join the processes that a launcher has started, as its environment says.
 
     Deviation from accelerate: FSDP2 works on CPUs too, where accelerate would quietly take DDP for it; and
-    every process reads the weights (`fsdp_cpu_ram_efficient_loading` is off), for a whole copy to sample from.
+    every process reads the weights (no `fsdp_cpu_ram_efficient_loading`), for a whole copy to sample from.
 
     Raises:
         ValueError: `run.device` asks for CUDA where there is none, or the launcher for something that this
