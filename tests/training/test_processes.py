@@ -130,14 +130,19 @@ def numbers(folder: RunFolder, phase: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])
 @pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
 def test_a_run_in_two_processes_is_the_run_of_one_and_continues_in_any_number(
-    tmp_path: Path, sharded: bool
+    tmp_path: Path, sharded: bool, lora: bool
 ) -> None:
     """Rollouts depend on seed, problem and draw alone, so that they are the same wherever they are drawn."""
     alone, together = RunFolder(tmp_path / "alone"), RunFolder(tmp_path / "together")
-    train(coins_config(alone.path, *SHORT))
-    in_two_processes(tmp_path, lambda: train(coins_config(together.path, *SHORT)).folder, sharded)
+    short: tuple[str, ...] = SHORT
+    if lora:  # of a model that has been through a cold start
+        base = train(coins_config(tmp_path / "base", "rl.num_steps=0")).folder / "checkpoints"
+        short += (f"model.path='{base / 'rl-000000' / 'model'}'", "model.lora.rank=4", "sft.num_steps=5")
+    train(coins_config(alone.path, *short))
+    in_two_processes(tmp_path, lambda: train(coins_config(together.path, *short)).folder, sharded)
     for phase in ("sft", "rl", "evaluation"):
         mine, theirs = numbers(together, phase), numbers(alone, phase)
         assert len(mine) == len(theirs) > 0
@@ -146,7 +151,7 @@ def test_a_run_in_two_processes_is_the_run_of_one_and_continues_in_any_number(
             for name in a:
                 assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-4), (phase, name)
     # from two processes to one, and from one to two
-    longer = (*SHORT, "rl.num_steps=3")
+    longer = (*short, "rl.num_steps=3")
     train(coins_config(together.path, *longer), resume=True)
     in_two_processes(tmp_path, lambda: train(coins_config(alone.path, *longer), resume=True).folder, sharded)
     mine, theirs = numbers(together, "rl"), numbers(alone, "rl")
@@ -272,27 +277,26 @@ def test_what_was_learned_before_a_process_failed_is_saved(
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_run_and_costs_one_step(tmp_path: Path) -> None:
-    """Through torchrun: the others do not wait for it, and what was saved is continued."""
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_a_process_that_dies_ends_the_run_and_costs_one_step(tmp_path: Path, name: str) -> None:
+    """Through `accelerate launch` and the examples of it: the other one does not wait for ever in its update,
+    and what was saved is continued."""
     run = RunFolder(tmp_path / "run")
 
-    def launch(*arguments: str) -> int:
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-        command += [
-            "--master_port",
-            str(free_port()),
-            "-m",
-            "tests.training.launched_run",
-            str(run.path),
-        ]
+    def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+        settings = ["--config_file", f"examples/accelerate/{name}.yaml", "--main_process_port"]
+        command = [sys.executable, "-m", "accelerate.commands.launch", *settings, str(free_port())]
+        command += ["-m", "tests.training.launched_run", str(run.path), *arguments]
         paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
         environment = {**os.environ, "PYTHONPATH": paths}
-        done = subprocess.run(
-            [*command, *arguments], env=environment, cwd=ROOT, timeout=500, capture_output=True, check=False
+        return subprocess.run(
+            command, env=environment, cwd=ROOT, timeout=500, capture_output=True, check=False, text=True
         )
-        return done.returncode
 
-    assert launch("die") != 0
+    died = launch("die")
+    assert died.returncode != 0
+    assert "Signal 9 (SIGKILL)" in died.stderr  # the launcher names the cause
     assert [line["step"] for line in run.read_metrics("rl")] == [1]
-    assert launch() == 0
+    done = launch()
+    assert done.returncode == 0, done.stderr
     assert [line["step"] for line in run.read_metrics("rl")] == [1, 2, 3]
