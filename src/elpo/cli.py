@@ -65,8 +65,9 @@ def _is_explained(error: Exception) -> bool:
         from elpo.endpoints.account import LimitReached
         from elpo.interfaces import InfrastructureFault
         from elpo.rollout.scheduler import InfrastructureError
+        from elpo.training.processes import ProcessFailed
 
-        return isinstance(error, (InfrastructureError, InfrastructureFault, LimitReached))
+        return isinstance(error, (InfrastructureError, InfrastructureFault, LimitReached, ProcessFailed))
     return isinstance(error, (ValueError, OSError, ImportError))
 
 

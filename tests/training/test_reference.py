@@ -12,6 +12,7 @@ import torch
 
 from elpo.algorithms.credit_rules import assign_credits
 from elpo.config import AlgorithmConfig, LossConfig, OptimizerConfig, RLConfig
+from elpo.training.launching import make_accelerator
 from elpo.training.learner import Learner
 from elpo.training.policy_update import packed, update_policy
 from elpo.training.reference import Reference
@@ -31,7 +32,7 @@ from tests.training.small import (
 )
 from tests.training.test_policy_update import direct_loss, rl_of
 from tests.training.test_trainer import assert_same_run, timeless
-from tests.training.two_processes import accelerator, in_two_processes
+from tests.training.two_processes import in_two_processes
 
 WEIGHT = 0.7
 
@@ -171,7 +172,7 @@ def _interrupt() -> None:
 def in_a_share(folder: Path, sharded: bool) -> tuple[float, dict[str, torch.Tensor]]:
     """Metrics and weights after an update, of a process with its share of two trees."""
     config = OptimizerConfig(learning_rate=1e-2)
-    learner = Learner.prepare(accelerator(sharded), small_model(), config, num_updates=9)
+    learner = Learner.prepare(make_accelerator(coins_config(folder)), small_model(), config, num_updates=9)
     assert learner.is_sharded == sharded
     first = Reference.kept(learner, folder / "reference.pt", begin=True)
     trees = [random_tree(1, small_model()), random_tree(2, small_model())]
@@ -186,9 +187,9 @@ def in_a_share(folder: Path, sharded: bool) -> tuple[float, dict[str, torch.Tens
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["DDP", "FSDP2"])
 def test_two_processes_have_one_reference(tmp_path: Path, sharded: bool) -> None:
-    kl, weights = in_a_share(tmp_path, sharded=False)
+    kl, weights = in_a_share(tmp_path, sharded=False)  # of one
     assert kl > 1e-4
-    first, second = in_two_processes(tmp_path / "two", partial(in_a_share, tmp_path, sharded))
+    first, second = in_two_processes(tmp_path / "two", partial(in_a_share, tmp_path, sharded), sharded)
     assert first[0] == second[0] == pytest.approx(kl, rel=1e-3)
     assert weights.keys() == first[1].keys()
     for name, value in weights.items():

@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> None:
     if is_main:
         folder.check(config, resume=args.resume, overwrite=args.overwrite)  # before torch is imported
 
+    from elpo.training.processes import ProcessFailed
     from elpo.training.progress import console_progress
     from elpo.training.trainer import train
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         print(f"continue with: elpo train {folder.path} --resume", file=sys.stderr)
         raise
-    except RunFolderError:
+    except (RunFolderError, ProcessFailed):  # what has failed in another process that one writes down
         raise
     except Exception:
         if folder.config_file.exists():  # the run has begun

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 
 import numpy as np
@@ -81,13 +82,14 @@ def collect(
 
     Raises:
         InfrastructureError, ValueError: as `Scheduler.grow`.
+        ProcessFailed: that of another process has raised.
     """
     grown: list[RolloutTree] = []
     counts = RolloutCounts()
     problems = next(sampling)
     for round_number in count():
-        share = processes.share(problems)
-        own, cost = scheduler.grow(share, strategy, num_rollouts, seed_of(round_number), policy_version)
+        grow = partial(scheduler.grow, processes.share(problems), strategy, num_rollouts)
+        own, cost = processes.together(partial(grow, seed_of(round_number), policy_version))
         trees = processes.gather(own)
         grown += trees
         counts = sum(processes.every(cost), counts)

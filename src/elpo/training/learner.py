@@ -202,11 +202,17 @@ class Learner:
             group["betas"] = tuple(group["betas"])  # torch has taken it apart
 
     def full_weights(self) -> dict[str, Tensor] | None:
-        """The model's weights put together, by name; None where the model has them itself."""
+        """The model's weights put together, by name, tied ones once; None where the model has them itself."""
         if not self.is_sharded:
             return None
         state = get_model_state_dict(self.scorer, options=_WHOLE)
-        return {name.removeprefix("model."): cast(Tensor, value) for name, value in state.items()}
+        named = self.scorer.named_parameters
+        again = {name for name, _ in named(remove_duplicate=False)} - {name for name, _ in named()}
+        return {
+            name.removeprefix("model."): cast(Tensor, value)
+            for name, value in state.items()
+            if name not in again
+        }
 
     def trained_weights(self) -> dict[str, Tensor]:
         """The weights that are trained, put together, by name; empty in all processes but the main one."""

@@ -6,11 +6,19 @@ all must agree on (normalisers, metrics, when to stop) is exchanged between step
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+class ProcessFailed(RuntimeError):
+    """Work that all processes were to do has failed in another one; the message says which and why."""
+
+
+class ProcessLost(ProcessFailed):
+    """Another process has ended, or has not answered for hours; nothing can be agreed on any more."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +51,43 @@ class Processes:
         return [shares[i % self.num][i // self.num] for i in range(sum(map(len, shares)))]
 
     def every(self, value: T) -> list[T]:
-        """The value of every process, by rank. Waits for all of them."""
+        """The value of every process, by rank. Waits for all of them.
+
+        Raises:
+            ProcessLost: one of them has ended.
+        """
         if self.num == 1:
             return [value]
         import torch.distributed
 
         values: list[T | None] = [None] * self.num
-        torch.distributed.all_gather_object(values, value)
+        try:
+            torch.distributed.all_gather_object(values, value)
+        except RuntimeError as error:
+            raise ProcessLost(
+                f"process {self.rank} of {self.num} has lost another one, whose own error says why "
+                f"({str(error).splitlines()[0]}); continue from the last checkpoint with --resume"
+            ) from error
         return values  # type: ignore[return-value]  # all are filled
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What `work` gives here, once it has been done by every process; that of one waits for no other's.
+
+        Raises:
+            ProcessFailed: it failed elsewhere, so that all go on alike. What it raises here is raised here.
+        """
+        failure: Exception | None = None
+        try:
+            value = work()
+        except Exception as error:
+            failure = error
+        found = self.every(failure and f"{type(failure).__name__}: {failure}")
+        if failure is not None:
+            raise failure
+        for rank, message in enumerate(found):
+            if message is not None:
+                raise ProcessFailed(f"process {rank} of {self.num} failed: {message}")
+        return value
 
     def wait(self) -> None:
         """Until every process is here."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,14 +23,15 @@ from elpo.algorithms.credit_rules import assign_credits
 from elpo.config import Config, OptimizerConfig
 from elpo.evaluation.success import sample_success, success_of
 from elpo.rollout.scheduler import RolloutCounts
-from elpo.training.assembly import Assembly, assemble, choose_device, load_conversations
+from elpo.training.assembly import Assembly, assemble, load_conversations
 from elpo.training.checkpoint import Checkpoints, Position
 from elpo.training.collection import collect_step
+from elpo.training.launching import make_accelerator
 from elpo.training.learner import Learner
 from elpo.training.metrics_log import MetricsLog
 from elpo.training.model_loading import autocast_dtype, cast_weights, derived_seed
 from elpo.training.policy_update import update_policy
-from elpo.training.processes import Processes
+from elpo.training.processes import Processes, ProcessLost
 from elpo.training.progress import Progress, SilentProgress
 from elpo.training.reference import Reference
 from elpo.training.rollout_metrics import discarded_metrics, engine_metrics, rollout_metrics
@@ -42,10 +43,6 @@ from elpo.tree import RolloutTree
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-PATIENCE = timedelta(hours=6)
-"""How long a process waits for the others' rollouts; of one that has died the launcher knows at once."""
 
 
 MAX_SAMPLER_DIFFERENCE = 1e-3
@@ -77,16 +74,7 @@ def train(
         InfrastructureError: the tools fail by themselves too often.
         Interrupted: after Ctrl-C, once the current step is finished and saved.
     """
-    from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs
-
-    choose_device(config.run.device)
-    mixed_precision = "no" if autocast_dtype(config.model) is None else "bf16"
-    accelerator = Accelerator(
-        cpu=config.run.device == "cpu",
-        mixed_precision=mixed_precision,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
-    )
+    accelerator = make_accelerator(config)
     processes = Processes(accelerator.process_index, accelerator.num_processes)
     folder = RunFolder(config.run.dir)
     if processes.is_main:  # where it refuses, the launcher ends the others
@@ -190,11 +178,13 @@ class _Run:
         reference = None
         if self.config.algorithm.loss.kl_weight:
             reference = Reference.kept(learner, self.folder.reference_file, begin=self.position.step == 0)
-        if state is None:
+        recorded = sum(line["rollouts/total"] for line in self.folder.read_metrics("rl"))
+        evaluated = [line["step"] for line in self.folder.read_metrics("evaluation")]
+        # as the one that writes the folder has read it
+        spent, evaluated = self.processes.every((recorded, evaluated))[0]
+        if self.position.step not in evaluated and self._evaluation_is_due(spent):
             self._evaluate(learner)
         self.progress.start("rl", rl.num_steps, self.position.step)
-        recorded = sum(line["rollouts/total"] for line in self.folder.read_metrics("rl"))
-        spent = self.processes.every(recorded)[0]  # as the one that writes the folder has read it
         for step in range(self.position.step + 1, rl.num_steps + 1):
             rounds_left = self._rounds_left(spent)
             if rounds_left == 0:
@@ -228,26 +218,33 @@ class _Run:
             }
             self._record("rl", step, metrics)
             self._keep_trees(step, trees, credits)
-            every = self.config.evaluation.every
             spent += metrics["rollouts/total"]
-            if step == rl.num_steps or (every and step % every == 0) or self._rounds_left(spent) == 0:
+            if self._evaluation_is_due(spent):
                 self._evaluate(learner)
             elif step % self.config.run.checkpoint_every == 0 or self.stopping:
                 self._save(learner)
             self._stop_if_asked()
 
+    def _evaluation_is_due(self, spent: float) -> bool:
+        """After the step that the run is at: as often as configured, and before and after all of RL."""
+        step, every = self.position.step, self.config.evaluation.every
+        ends = step in (0, self.config.rl.num_steps) or self._rounds_left(spent) == 0
+        return ends or bool(every and step % every == 0)
+
     @contextmanager
     def _saved_on_failure(self, learner: Learner) -> Iterator[None]:
         """Where rollouts fail (an engine or tools that are gone), what has been learned so far is saved.
 
-        Not with several processes: a checkpoint needs all of them.
+        Of several processes all are told of a failure (`Processes.together`), since a checkpoint needs all.
         """
         try:
             yield
+        except ProcessLost:
+            raise
         except Exception:
             last = self.checkpoints.path("last")
             saved = last is not None and last.name == self.position.name
-            if self.processes.num == 1 and not saved:
+            if not self.processes.every(saved)[0]:
                 self._save(learner)
             raise
 
@@ -310,7 +307,9 @@ class _Run:
         problems = self.assembly.task.problems("validation", evaluation.num_problems)
         seed = derived_seed(self.config.run.seed, "evaluation")
         share = self.processes.share(problems)
-        trees, counts = sample_success(self.assembly.scheduler, share, evaluation.samples_per_problem, seed)
+        sample = partial(sample_success, self.assembly.scheduler, share, evaluation.samples_per_problem, seed)
+        with self._saved_on_failure(learner):
+            trees, counts = self.processes.together(sample)
         counts = sum(self.processes.every(counts), RolloutCounts())
         success = success_of(self.processes.gather(trees), counts)
         metrics = {
