@@ -111,7 +111,7 @@ def wilson(hits: int, num: int) -> tuple[float, float]:
     z, p = 1.96, hits / num
     center = (p + z * z / (2 * num)) / (1 + z * z / num)
     half = z / (1 + z * z / num) * math.sqrt(p * (1 - p) / num + z * z / (4 * num * num))
-    return center - half, center + half
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def measure(run: Path, num_problems: int, seed: int) -> Iterator[dict[str, Any]]:
