@@ -81,7 +81,10 @@ class VllmEngine:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else weights could not be handed over as tensors
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from vllm import EngineArgs, LLMEngine
+        from vllm.platforms import current_platform
 
+        # a prompt that is read in parts rewinds the turn's generator, which one on a CPU cannot do
+        whole = {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
         settings = {
             "model": model,
             "max_num_seqs": num_slots,
@@ -89,6 +92,7 @@ class VllmEngine:
             "logprobs_mode": "processed_logprobs",
             "generation_config": "vllm",  # no defaults of the model's for sampling
             "skip_tokenizer_init": True,
+            **whole,
             **arguments,
         }
         engine = LLMEngine.from_engine_args(EngineArgs(**settings))
