@@ -6,9 +6,9 @@ here as there. What is imitated beyond the names: requests run side by side and 
 stop token is part of the answer; log-probabilities are those at the temperature, the sampled token's first,
 then the most likely ones; prefixes are cached in whole blocks of 16 tokens; the cache is not dropped under
 running requests; weights are a copy of their own, taken by checkpoint name and in a reload only. On a CPU the
-head is packed, anew where a reload names it or the layer is asked to, and prompts above 2048 tokens together, of
-turns with seeds, need `enable_chunked_prefill` off. After an error inside a step requests are
-forgotten, and steps return nothing. All of this was seen in 0.31.0 itself, which `test_vllm_itself.py` runs.
+head is packed, anew where a reload names it or the layer is asked to, and prompts above 2048 tokens together,
+of turns with seeds, need `enable_chunked_prefill` off. After an error inside a step requests are forgotten,
+and steps return nothing. All of this was seen in 0.31.0 itself, which `test_vllm_itself.py` runs.
 """
 
 from __future__ import annotations
@@ -293,7 +293,7 @@ class FakeServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 known("routes", [self.path])
-                paths = dict.fromkeys(set(API["routes"]) - outer.without, {})
+                paths = {path: {} for path in set(API["routes"]) - outer.without}
                 answers = {
                     "/version": {"version": outer.version},
                     "/get_world_size": {"world_size": 2},

@@ -270,5 +270,6 @@ def test_a_run_learns_and_its_model_is_evaluated(tmp_path):
         evaluation = config.evaluation.model_copy(update={"num_problems": 30, "samples_per_problem": 2})
         changed = config.model_copy(update={"rollout": rollout, "evaluation": evaluation})
         found = evaluate_run(changed, tmp_path / "run", out=tmp_path / name)
-        success[name] = json.loads((found.folder / "result.json").read_text())["metrics"]
-    print(success)
+        result_file = json.loads((found.folder / "result.json").read_text())
+        success[name] = result_file["metrics"]["pass@1"]["value"]
+    assert abs(success["vllm"] - success["transformers"]) < 0.25
