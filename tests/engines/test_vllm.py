@@ -209,7 +209,7 @@ def test_engines_that_do_not_fit_a_search(settings, message, monkeypatch):
         VllmEngine(fake_vllm.LLMEngine(small_model(), **settings), (END,), 8)
 
 
-@pytest.mark.parametrize("version", ["0.22.0", "0.32.0"])
+@pytest.mark.parametrize("version", ["0.22.0", "0.33.0"])
 def test_version_is_checked(version, monkeypatch):
     fake_vllm.install(monkeypatch, version)
     inner = fake_vllm.LLMEngine(small_model(), logprobs_mode="processed_logprobs")

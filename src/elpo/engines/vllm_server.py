@@ -130,8 +130,8 @@ class VllmServerEngine(AwaitedEngine):
             found = str(self._request("/version")["version"])
         except InfrastructureFault as error:
             raise ValueError(f"vllm.url: {error}; start the server first") from error
-        if not Version("0.29") <= Version(Version(found).base_version) < Version("0.32"):
-            raise ValueError(f"vllm.url: the server runs vLLM {found}; this works with 0.29 to below 0.32")
+        if not Version("0.29") <= Version(Version(found).base_version) < Version("0.33"):
+            raise ValueError(f"vllm.url: the server runs vLLM {found}; this works with 0.29 to below 0.33")
         known = self._request("/openapi.json")["paths"]
         for path, start in ROUTES.items():
             if path not in known:
