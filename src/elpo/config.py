@@ -152,12 +152,14 @@ class RolloutConfig(Section):
 
 class VllmConfig(Section):
     """For `rollout.engine` vllm. With a `url`, the server there samples; without, an engine in this process,
-    in its share of the GPU's memory. Entropies are made from the `top_k` most likely tokens.
+    in its share of the GPU's memory (of all memory where there is no GPU), with `arguments` for vLLM's own
+    `EngineArgs`. Entropies are made from the `top_k` most likely tokens.
     """
 
     url: str | None = None
     top_k: Annotated[int, Field(ge=1, le=19, strict=True)] = 19
     gpu_memory_utilization: Fraction = 0.4
+    arguments: dict[str, Any] = {}
 
 
 class StrategyConfig(Section):

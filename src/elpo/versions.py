@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 
-def require(package: str, at_least: str, below: str, extra: str) -> str:
+def require(package: str, at_least: str, below: str, extra: str, builds: Sequence[str] = ()) -> str:
     """The installed version of `package`, which must be in [`at_least`, `below`).
+
+    `builds` are other names under which the same package is published.
 
     Raises:
         ImportError: it is missing or another version; the message names what to install.
@@ -14,10 +17,14 @@ def require(package: str, at_least: str, below: str, extra: str) -> str:
     from packaging.version import Version
 
     remedy = f"pip install 'elpo[{extra}]'"
-    try:
-        found = version(package)
-    except PackageNotFoundError:
-        raise ImportError(f"{package} is not installed; {remedy}") from None
+    for name in (package, *builds):
+        try:
+            found = version(name)
+            break
+        except PackageNotFoundError:
+            continue
+    else:
+        raise ImportError(f"{package} is not installed; {remedy}")
     if not Version(at_least) <= Version(Version(found).base_version) < Version(below):
         raise ImportError(f"{package} is {found}; this works with {at_least} to below {below}: {remedy}")
     return found

@@ -5,7 +5,10 @@ both ends of the supported range have (read from the wheels of 0.29.0 and 0.31.0
 here as there. What is imitated beyond the names: requests run side by side and are answered when they end; a
 stop token is part of the answer; log-probabilities are those at the temperature, the sampled token's first,
 then the most likely ones; prefixes are cached in whole blocks of 16 tokens; the cache is not dropped under
-running requests; weights are a copy of their own, loaded by checkpoint name.
+running requests; weights are a copy of their own, taken by checkpoint name and in a reload only. On a CPU the
+head is packed, anew where a reload names it or the layer is asked to, and prompts above 2048 tokens together,
+of turns with seeds, need `enable_chunked_prefill` off. After an error inside a step requests are forgotten,
+and steps return nothing. All of this was seen in 0.31.0 itself, which `test_vllm_itself.py` runs.
 """
 
 from __future__ import annotations
@@ -68,25 +71,57 @@ class _Request:
     logprobs: list[dict[int, Logprob]]
 
 
-class FakeModel:
-    """vLLM's model: takes weights by checkpoint name."""
+class ParallelLMHead(torch.nn.Module):
+    """The packed head."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, weight: torch.nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+        self.quant_method = types.SimpleNamespace(process_weights_after_loading=lambda layer: layer.pack())
+        self.pack()
+
+    def pack(self) -> None:
+        self.packed = self.weight.detach().clone()
+
+
+class FakeModel(torch.nn.Module):
+    """vLLM's model; on a CPU its head is packed."""
+
+    def __init__(self, model: Any, device: str) -> None:
+        super().__init__()
         self.model = copy.deepcopy(model).eval()
+        self.lm_head = ParallelLMHead(self.model.lm_head.weight)
+        self.packs = device == "cpu"
+        self.reloading = False
 
     def load_weights(self, pairs: Any) -> set[str]:
+        if not self.reloading:
+            raise AttributeError("'Parameter' object has no attribute 'weight_loader'")
         parameters = dict(self.model.named_parameters())
         loaded = set()
         for name, value in pairs:
-            parameters[name].data.copy_(value)  # KeyError for an adapter's name
+            if name not in parameters:  # an adapter's
+                raise ValueError(f"There is no module or parameter named {name!r}")
+            parameters[name].data.copy_(value)
             loaded.add(name)
+        if "lm_head.weight" in loaded:
+            self.lm_head.pack()
         return loaded
+
+    def reload_weights(self, weights_iterator: Any) -> None:
+        self.reloading = True
+        self.load_weights(weights_iterator)
+        self.reloading = False
+
+    def logits(self, ids: list[int]) -> torch.Tensor:
+        hidden = self.model.model(torch.tensor([ids])).last_hidden_state[0, -1]
+        return (hidden @ (self.lm_head.packed if self.packs else self.lm_head.weight).T).float()
 
 
 class LLMEngine:
     """vLLM's synchronous engine."""
 
-    def __init__(self, policy: Any, /, **settings: Any) -> None:
+    def __init__(self, policy: Any, /, device: str = "cpu", **settings: Any) -> None:
         known("EngineArgs", settings)
         namespace = types.SimpleNamespace
         self.vllm_config = namespace(
@@ -95,10 +130,14 @@ class LLMEngine:
                 enable_sleep_mode=settings.get("enable_sleep_mode", False),
             ),
             cache_config=namespace(enable_prefix_caching=settings.get("enable_prefix_caching", True)),
+            device_config=namespace(device_type=device),
         )
-        self.target = FakeModel(policy)
+        self.target = FakeModel(policy, device)
         self.largest_batch = 0
+        self.reads_in_parts = device == "cpu" and settings.get("enable_chunked_prefill", True)
+        self.out_of_memory = False
         self._running: dict[str, _Request] = {}
+        self._unread = 0
         self._blocks: set[tuple[int, ...]] = set()
 
     def add_request(self, request_id: str, prompt: Any, params: SamplingParams, **rest: Any) -> str:
@@ -109,20 +148,35 @@ class LLMEngine:
         generator = torch.Generator().manual_seed(params.seed)
         whole = range(BLOCK, len(ids), BLOCK)  # the last token is always fed
         cached = max((n for n in whole if tuple(ids[:n]) in self._blocks), default=0)
+        self._unread += len(ids) - cached
         self._running[request_id] = _Request(request_id, ids, params, generator, cached, [], [])
         return f"{request_id}-internal"
 
     def abort_request(self, request_ids: list[str], internal: bool = False) -> None:
         for name in request_ids:
-            self._running.pop(name)
+            self._running.pop(name, None)
 
     @torch.no_grad()
     def step(self) -> list[Any]:
         self.largest_batch = max(self.largest_batch, len(self._running))
+        if self._unread > 2048 and self.reads_in_parts:
+            raise RuntimeError("CPU Generator does not use offset")
+        self._unread = 0
+        if self.out_of_memory:
+            self.out_of_memory = False
+            self._running.clear()
+            raise RuntimeError("out of memory")
         return [output for request in list(self._running.values()) if (output := self._advance(request))]
 
     def apply_model(self, function: Any) -> list[Any]:
         return [function(self.target)]
+
+    def collective_rpc(
+        self, method: str, timeout: float | None = None, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> list[Any]:
+        assert method == "reload_weights"
+        known("GPUModelRunner.reload_weights", kwargs)
+        return [self.target.reload_weights(*args, **kwargs)]
 
     def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
         if self._running:
@@ -132,7 +186,7 @@ class LLMEngine:
 
     def _advance(self, request: _Request) -> Any:
         params = request.params
-        logits = self.target.model(torch.tensor([request.prompt + request.token_ids])).logits[0, -1].float()
+        logits = self.target.logits(request.prompt + request.token_ids)
         logprobs = torch.log_softmax(logits / params.temperature, -1)
         token = int(torch.multinomial(logprobs.exp(), 1, generator=request.generator))
         at = {token: Logprob(float(logprobs[token]), int((logprobs > logprobs[token]).sum()) + 1)}
@@ -169,6 +223,10 @@ def install(monkeypatch: pytest.MonkeyPatch, version: str = VERSION) -> None:
     vllm.SamplingParams = SamplingParams
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     monkeypatch.setitem(sys.modules, "vllm.sampling_params", params)
+    platforms: Any = types.ModuleType("vllm.platforms")
+    platforms.current_platform = types.SimpleNamespace(is_cpu=lambda: True)
+    embedding: Any = types.ModuleType("vllm.model_executor.layers.vocab_parallel_embedding")
+    embedding.ParallelLMHead = ParallelLMHead
     base: Any = types.ModuleType("vllm.distributed.weight_transfer.base")
     clients: Any = types.ModuleType("vllm.distributed.weight_transfer.clients")
     factory: Any = types.ModuleType("vllm.distributed.weight_transfer.factory")
@@ -178,7 +236,7 @@ def install(monkeypatch: pytest.MonkeyPatch, version: str = VERSION) -> None:
     clients.HTTPVLLMWeightSyncClient = lambda url: url
     factory.WeightTransferTrainerFactory = TrainerFactory
     nccl.NCCLTrainerInitInfo = NCCLTrainerInitInfo
-    for module in (base, clients, factory, nccl):
+    for module in (platforms, embedding, base, clients, factory, nccl):
         monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
@@ -209,7 +267,7 @@ class TrainerFactory:
             declared = [(meta.name, meta.shape) for meta in source.metadata()]
             pairs = [(name, value.clone()) for name, value in source]
             assert declared == [(name, tuple(value.shape)) for name, value in pairs]
-            server.engine.target.load_weights(pairs)
+            server.engine.target.reload_weights(pairs)
             server.num_updates += 1
 
         return types.SimpleNamespace(send_weights=send_weights)
@@ -219,22 +277,28 @@ SERVERS: dict[str, FakeServer] = {}
 
 
 class FakeServer:
-    """`vllm serve` with the routes we call; `fail` makes the next requests answer 500."""
+    """`vllm serve` with the routes we call, less `without`; `fail` makes the next requests answer 500."""
 
     def __init__(self, model: Any, version: str = VERSION) -> None:
-        self.engine = LLMEngine(model, logprobs_mode="processed_logprobs")
+        self.engine = LLMEngine(model, "cuda", logprobs_mode="processed_logprobs")
         self.version = version
         self.fail = 0
         self.num_requests = 0
         self.num_updates = 0
         self.world_size = 0
+        self.without: set[str] = set()
         self._lock = threading.Lock()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 known("routes", [self.path])
-                answers = {"/version": {"version": outer.version}, "/get_world_size": {"world_size": 2}}
+                paths = {path: {} for path in set(API["routes"]) - outer.without}
+                answers = {
+                    "/version": {"version": outer.version},
+                    "/get_world_size": {"world_size": 2},
+                    "/openapi.json": {"paths": paths},
+                }
                 self.answer(200, answers[self.path])
 
             def do_POST(self) -> None:

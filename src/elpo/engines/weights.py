@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
+ADAPTED = ".base_layer.weight"
+"""What PEFT calls the weights of a layer that it has put an adapter around."""
 
+
+@torch.no_grad()
 def checkpoint_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors as in a checkpoint, one by one; a LoRA adapter is merged while they are read.
+    """Names and tensors as in a checkpoint, one by one, with LoRA adapters added. Tied weights come once.
 
-    Exhaust it: only then is the adapter taken out again. Tied weights come once.
+    An adapted weight is a tensor of its own: adding in place and taking out again would leave a little more
+    rounding in the model after every call.
     """
-    if not hasattr(model, "merge_adapter"):
-        for name, parameter in model.named_parameters():
-            yield name, parameter.detach()
-        return
-    model.merge_adapter()
-    try:
-        for name, parameter in model.named_parameters():
-            if model.prefix in name or "original_module" in name:  # the adapter's own; what it replaces
-                continue
-            name = name.removeprefix("base_model.model.").replace(".base_layer", "")
-            yield name.replace("modules_to_save.default.", ""), parameter.detach()
-    finally:
-        model.unmerge_adapter()
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            continue
+        value = parameter.detach()
+        if name.endswith(ADAPTED):
+            layer = model.get_submodule(name.removesuffix(ADAPTED))
+            delta = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
+            value = (value.float() + delta).to(value.dtype)
+        yield name.replace(".base_layer.", "."), value

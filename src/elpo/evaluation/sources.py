@@ -21,6 +21,7 @@ from elpo.rollout.scheduler import OnTree
 from elpo.tasks.loading import load_task
 from elpo.training.assembly import assemble, choose_device, make_scheduler, make_tools
 from elpo.training.model_loading import autocast_dtype
+from elpo.training.vllm_sampling import sync_weights
 from elpo.tree import RolloutTree
 from elpo.types import Problem
 
@@ -38,13 +39,18 @@ class Source:
 
 @contextmanager
 def model_source(config: Config, weights: Path | None) -> Iterator[Source]:
-    """A model loaded here; every call of `sample` has an engine of its own."""
+    """A model loaded here. Every call of `sample` has an engine of its own, so that what it draws does not
+    depend on the calls before; vLLM, whose draws do not repeat anyway, stays.
+    """
     with closing(assemble(config, choose_device(config.run.device), weights)) as assembly:
         assembly.model.eval()
+        sync_weights(assembly.scheduler, assembly.model)
 
         def sample(problems: Sequence[Problem], num: int, seed: int, on_tree: OnTree) -> list[RolloutTree]:
-            made = (assembly.model, assembly.task, assembly.tools, assembly.dialogue)
-            scheduler = make_scheduler(config.rollout, *made, autocast_dtype(config.model))
+            scheduler = assembly.scheduler
+            if config.rollout.engine == "transformers":
+                made = (assembly.model, assembly.task, assembly.tools, assembly.dialogue)
+                scheduler = make_scheduler(config.rollout, *made, autocast_dtype(config.model))
             return scheduler.grow(problems, independent(), num, seed, on_tree=on_tree)[0]
 
         yield Source(assembly.task, sample)

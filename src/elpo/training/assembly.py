@@ -122,7 +122,7 @@ def assemble(
             f"model.path: {path} holds adapters without their model; give the model's folder, or merge them "
             "into it with PEFT (merge_and_unload) and give the result"
         )
-    check_vllm(config, path)
+    check_vllm(config)
     tools = make_tools(task, config)
     try:
         if training and config.rl.num_steps and not task.problems("train", 1):
@@ -140,7 +140,7 @@ def assemble(
             model.to(device)
         scheduler = make_scheduler(config.rollout, model, task, tools, dialogue, autocast_dtype(config.model))
         if config.rollout.engine == "vllm":
-            scheduler = with_vllm(scheduler, config, path)
+            scheduler = with_vllm(scheduler, config, model)
     except BaseException:
         for tool in tools.values():
             tool.close()

@@ -162,7 +162,7 @@ class _Run:
             metrics = sft_update(learner, [conversations[i] for i in index], sft.microbatch_tokens)
             metrics["time/total"] = time.perf_counter() - started
             self._record("sft", step + 1, metrics)
-            if (step + 1) % sft.checkpoint_every == 0 or self.stopping:
+            if (step + 1) % sft.checkpoint_every == 0 or step + 1 == sft.num_steps or self.stopping:
                 self._save(learner)
             self._stop_if_asked()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from elpo.config import Config
 from elpo.rollout.scheduler import Scheduler
@@ -12,11 +14,11 @@ if TYPE_CHECKING:
     import torch
 
 
-def check_vllm(config: Config, path: str | None) -> None:
+def check_vllm(config: Config) -> None:
     """Whether the configured engine, if it is vLLM, can be had; before anything is loaded.
 
     Raises:
-        ValueError: vLLM is missing or outside the range, or there is no model folder for it to load.
+        ValueError: vLLM is missing or outside the range, or cannot be given such weights.
     """
     if config.rollout.engine != "vllm":
         return
@@ -26,17 +28,21 @@ def check_vllm(config: Config, path: str | None) -> None:
         require_vllm(config.vllm.top_k)
     except ImportError as error:
         raise ValueError(f"rollout.engine is vllm, but {error}") from error
-    if path is None and config.vllm.url is None:
-        raise ValueError("rollout.engine is vllm, which needs model.path; the tiny model has no folder")
+    if config.model.lora.quantized:
+        raise ValueError(
+            "rollout.engine is vllm, which cannot be sent 4-bit weights; set model.lora.quantized=false, or "
+            "rollout.engine=transformers"
+        )
 
 
-def with_vllm(scheduler: Scheduler, config: Config, path: str | None) -> Scheduler:
-    """The scheduler on the configured vLLM engine; `path` is the model's folder or name.
+def with_vllm(scheduler: Scheduler, config: Config, model: Any) -> Scheduler:
+    """The scheduler on the configured vLLM engine, for a model of the architecture of `model`.
 
-    It never waits for tools between decode steps: what vLLM samples does not repeat bit for bit anyway.
+    The engine has no weights before `sync_weights`. It never waits for tools between decode steps: what vLLM
+    samples does not repeat bit for bit anyway.
 
     Raises:
-        ValueError: there is no server at `vllm.url`.
+        ValueError: there is no server at `vllm.url`, or vLLM does not take the model or an argument.
     """
     rollout, vllm = config.rollout, config.vllm
     end_ids = (scheduler.dialogue.end_id,)
@@ -47,17 +53,23 @@ def with_vllm(scheduler: Scheduler, config: Config, path: str | None) -> Schedul
         return replace(scheduler, engine=server, deterministic=False)
     from elpo.engines.vllm import VllmEngine
 
-    assert path is not None, "check_vllm first"
-    engine = VllmEngine.start(
-        path,
-        end_ids,
-        rollout.num_slots,
-        rollout.temperature,
-        vllm.top_k,
-        max_model_len=rollout.max_tokens,
-        dtype=config.model.dtype,
-        gpu_memory_utilization=vllm.gpu_memory_utilization,
-    )
+    architecture = deepcopy(model.config)
+    architecture.architectures = [type(model).__name__]
+    arguments = {
+        "max_model_len": rollout.max_tokens,
+        "dtype": config.model.dtype,
+        "gpu_memory_utilization": vllm.gpu_memory_utilization,
+        "load_format": "dummy",
+        **vllm.arguments,
+    }
+    with TemporaryDirectory(prefix="elpo-vllm-") as folder:
+        architecture.save_pretrained(folder)
+        try:
+            engine = VllmEngine.start(
+                folder, end_ids, rollout.num_slots, rollout.temperature, vllm.top_k, **arguments
+            )
+        except (ImportError, TypeError, ValueError) as error:
+            raise ValueError(f"vLLM does not start: {error}") from error
     return replace(scheduler, engine=engine, deterministic=False)
 
 
