@@ -151,9 +151,9 @@ def measure(run: Path, num_problems: int, seed: int) -> Iterator[dict[str, Any]]
             trees, _ = assembly.scheduler.grow(problems, strategy, budget, seed)
             searches = finished(trees)
             by_scan = by_scan or {search.problem: search.named for search in searches}
-            of_scan = [search.named - by_scan[search.problem] for search in searches]
-            errors = [search.named - search.truth for search in searches]
             alone = budget != 16  # one search of the trajectory that was scanned
+            of_scan = [search.named - by_scan[search.problem] for search in searches if alone]
+            errors = [search.named - search.truth for search in searches]
             # the policy's own success: first draws from the prompt only, suffixes are not independent
             firsts = [tree.outcomes[leaf].correct for tree in trees for leaf in tree.leaves[:3]]
             hits = sum(error == 0 for error in errors)

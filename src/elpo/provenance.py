@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from elpo import __version__
@@ -31,7 +32,9 @@ def as_list(about: Mapping[str, object]) -> str:
     return "\n".join(f"- {key}: {value}" for key, value in about.items())
 
 
+@cache
 def _commit() -> str:
+    """As it was at first: a program's own results must not make it look changed."""
     here = Path(__file__).parent
     try:
         described = subprocess.run(
