@@ -475,7 +475,7 @@ def test_a_tool_that_cannot_start_processes_reports_a_fault(monkeypatch: pytest.
         os.killpg(zygote_groups(tool)[0], signal.SIGKILL)
         result, same = run(session, "x")
         assert result.status is ToolStatus.INFRASTRUCTURE_FAULT
-        assert "restarted" in result.output
+        assert "zygote" in result.output  # that it ended, or that it cannot be restarted: who looks first
         monkeypatch.undo()
         assert answer(same, "x") == "1"
 

@@ -206,14 +206,14 @@ def test_a_run_on_a_full_disk_continues_from_the_checkpoint_before(
     save = torch.save
     num_saved = 0
 
-    def full_from_the_second_on(state: Any, path: Path) -> None:
+    def full_in_the_first_step(state: Any, path: Path) -> None:
         nonlocal num_saved
         num_saved += 1
-        if num_saved > 1:
+        if num_saved > 2:  # the end of the cold start, the start of RL
             raise OSError(errno.ENOSPC, "No space left on device")
         save(state, path)
 
-    monkeypatch.setattr(torch, "save", full_from_the_second_on)
+    monkeypatch.setattr(torch, "save", full_in_the_first_step)
     with pytest.raises(CheckpointError, match=r"rl-000001: .*No space left.*--resume"):
         train(config)
     monkeypatch.undo()
