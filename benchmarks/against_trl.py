@@ -14,12 +14,10 @@ and against_trl.md to --out.
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +26,7 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRL_EXPERIME
 import torch
 from accelerate import Accelerator
 from packing import MODELS, NUM_ROLLOUTS, Entries
-from report import publish
+from report import arguments, publish
 
 from elpo.adapters.trl import ElpoTrainer, grpo_arguments
 from elpo.algorithms.credit_rules import assign_credits
@@ -223,14 +221,11 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--calls", nargs="+", type=int, default=[4, 8])
     parser.add_argument("--trees", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = train_tokenizer(LedgerTask().demonstrations(300, seed=0))

@@ -9,13 +9,12 @@ attempts.png to --out.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from plots import Point, curves
-from report import publish
+from report import arguments, publish
 
 from elpo.evaluation.runner import evaluate_run
 from elpo.evaluation.summary import Summary, reported_ks
@@ -99,15 +98,12 @@ def plot(found: Mapping[str, Sequence[Summary]], samples: int, path: Path) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("runs", type=Path, help="folder of a study's runs, named VARIANT-SEED")
     parser.add_argument("variants", nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--problems", type=int, default=64)
     parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     found: dict[str, list[Summary]] = {}
     numbers: dict[str, Any] = {"problems": args.problems, "samples": args.samples, "rows": []}

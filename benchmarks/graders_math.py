@@ -9,7 +9,6 @@ measured beside it in the same run.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -21,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from report import publish
+from report import arguments, publish
 
 from elpo.graders.boxed import last_boxed
 from elpo.graders.comparison import Question, compare
@@ -154,12 +153,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     default = Path(__file__).resolve().parents[1] / "../shared/data"
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("ELPO_SHARED_DATA", default)))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
 
     solutions = gsm8k(args.data)

@@ -8,12 +8,10 @@ growth.json and growth.md to --out.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
-from report import publish
+from report import arguments, publish
 from rollouts import SIZES, Bench
 
 from elpo.algorithms.strategies import bel
@@ -62,10 +60,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser = arguments(__doc__)
     args = parser.parse_args()
     torch.set_num_threads(1)
     benches: dict[str, Bench] = {}

@@ -17,13 +17,11 @@ Writes information.json and information.md to --out.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from report import publish
+from report import arguments, publish
 
 from elpo.algorithms.budget import BudgetLedger
 from elpo.algorithms.credit import assign_credit
@@ -127,14 +125,11 @@ def table(rows: Sequence[dict[str, float | int | str]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--trees", type=int, default=2000)
     parser.add_argument("--steps", nargs="+", type=int, default=[6, 12])
     parser.add_argument("--success", nargs="+", type=float, default=[0.01, 0.03, 0.1, 0.3])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     rows: list[dict[str, float | int | str]] = []
     started = time.perf_counter()

@@ -13,16 +13,14 @@ latency.json and latency.md to --out.
 
 from __future__ import annotations
 
-import argparse
 import heapq
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from information import World
-from report import publish
+from report import arguments, publish
 
 from elpo.algorithms.budget import BudgetLedger
 from elpo.algorithms.strategies import RolloutRequest, Search, Strategy, bel, independent
@@ -161,11 +159,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     rows = [
         measure(tail, slots, deadline, args.seeds)

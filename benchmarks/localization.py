@@ -14,7 +14,6 @@ Writes NAME.json and NAME.md to --out.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from plots import Point, curves
-from report import publish
+from report import arguments, publish
 
 from elpo.algorithms.budget import BudgetLedger
 from elpo.algorithms.posterior import localize_posterior, posterior
@@ -41,6 +40,7 @@ from elpo.types import Localization, Probe
 SUFFIXES = ((1, 3), (3, 3), (6, 6))
 """(X_min, X_max); (1, 3) with the entropy rule is the paper's."""
 CANDIDATES = 4
+TRAINING = 16  # rollouts of a tree, as in training
 BUDGET = 200  # never binds: 4 candidates and 6 suffixes at each of at most 4 anchors
 POSTERIOR = (5, 8, 15)
 """Suffixes of a posterior search: about what each of `SUFFIXES` spends."""
@@ -143,7 +143,8 @@ def measure(run: Path, num_problems: int, seed: int) -> Iterator[dict[str, Any]]
                 )
                 for num in POSTERIOR
             ]
-        plans += [("BEL, 16 rollouts", bel(), 16), ("posterior BEL, 16 rollouts", posterior(), 16)]
+        trees_of_training = (("BEL", bel()), ("posterior BEL", posterior()))
+        plans += [(f"{name}, {TRAINING} rollouts", search, TRAINING) for name, search in trees_of_training]
         by_scan: dict[str, int] = {}
         plans.insert(0, (f"scan, {SCAN} after every step", search_first_failure(scan), BUDGET * SCAN))
         for name, strategy, budget in plans:
@@ -151,7 +152,7 @@ def measure(run: Path, num_problems: int, seed: int) -> Iterator[dict[str, Any]]
             trees, _ = assembly.scheduler.grow(problems, strategy, budget, seed)
             searches = finished(trees)
             by_scan = by_scan or {search.problem: search.named for search in searches}
-            alone = budget != 16  # one search of the trajectory that was scanned
+            alone = budget != TRAINING  # one search of the trajectory that was scanned
             of_scan = [search.named - by_scan[search.problem] for search in searches if alone]
             errors = [search.named - search.truth for search in searches]
             # the policy's own success: first draws from the prompt only, suffixes are not independent
@@ -186,14 +187,11 @@ def share(count: int, of: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--problems", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="localization", help="of the files written")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for run in args.runs:
@@ -234,7 +232,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     }
     panels: dict[str, dict[str, list[tuple[float, Point]]]] = {}
     for row in rows:
-        if "BEL" in row["suffixes"]:
+        if row["as_scan"] is None:  # many searches of a tree
             continue
         kind = next((kind for key, kind in kinds.items() if row["suffixes"].startswith(key)), "bisection")
         curve = panels.setdefault(Path(row["run"]).name, {}).setdefault(kind, [])

@@ -18,7 +18,6 @@ Writes localize.json and localize.md to --out.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import subprocess
@@ -35,7 +34,7 @@ import numpy as np
 from localization import wilson
 
 sys.path.append(str(Path(__file__).parents[1]))  # the tests' proxy
-from report import publish
+from report import arguments, publish
 
 from elpo.algorithms.budget import BudgetLedger
 from elpo.algorithms.strategies import RolloutRequest, Search, Strategy, localize
@@ -177,14 +176,11 @@ def row(name: str, found: list[int | None], truths: list[int], **more: Any) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--trajectories", type=int, default=50)
     parser.add_argument("--faults", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     begun = time.perf_counter()
     trajectories, found, truths = in_the_process(args.run, args.trajectories, args.seed)

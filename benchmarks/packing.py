@@ -12,16 +12,14 @@ steps here, so that rows have next to no padding. Writes packing.json and packin
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from report import publish
+from report import arguments, publish
 
 from elpo.algorithms.credit import assign_credit
 from elpo.algorithms.strategies import bel
@@ -147,9 +145,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument(
         "--cells",
         nargs="+",
@@ -159,7 +155,6 @@ def main() -> None:
     parser.add_argument("--trees", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = train_tokenizer(LedgerTask().demonstrations(300, seed=0))

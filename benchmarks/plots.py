@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from elpo.viz.study import COLORS, STYLES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Point = tuple[float, float, float]
 """A value and its interval: value, low, high."""
@@ -72,7 +77,7 @@ def curves(
     figure.savefig(path, dpi=150)
 
 
-def _panels(number: int):  # type: ignore[no-untyped-def]
+def _panels(number: int) -> tuple[Figure, Sequence[Axes]]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5 * number, 4), layout="constrained")

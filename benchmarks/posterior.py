@@ -24,15 +24,13 @@ Writes posterior.json and posterior.md to --out.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from report import publish
+from report import arguments, publish
 
 from elpo.algorithms.budget import BudgetLedger
 from elpo.algorithms.posterior import localize_posterior
@@ -200,13 +198,10 @@ def budgets_table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--searches", type=int, default=60, help="a seed and row")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--budget", type=int, default=13)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     started = time.perf_counter()
     how = (args.searches, args.seeds)

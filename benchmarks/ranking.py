@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from plots import Point, bars
-from report import publish
+from report import arguments, publish
 
 from elpo.algorithms.credit_rules import assign_credits
 from elpo.config import AlgorithmConfig
@@ -92,15 +92,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS))
     parser.add_argument("--problems", type=int, default=200)
     parser.add_argument("--reference", type=int, default=32, help="rollouts from each branch")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     rows = [row for run in args.runs for row in measure(run, args)]
     plot(rows, args.out / "ranking.png")

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from localization import share, wilson
 from plots import bars
-from report import publish
+from report import arguments, publish
 
 from elpo.algorithms.strategies import independent
 from elpo.evaluation.recovery import Edit, edited, resample, self_correction, without_error_text
@@ -147,14 +147,11 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--problems", type=int, default=200)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     results = [measure(run, args) for run in args.runs]
     plot(results, args.out / "recovery.png")

@@ -1,13 +1,21 @@
-"""A benchmark's results on file: numbers for programs, a page for people, both with what made them."""
+"""A benchmark's arguments, and its results on file: numbers for programs and a page for people."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from elpo.provenance import as_list, provenance
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the script's own text, and --out, the folder of its results: this one."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    return parser
 
 
 def publish(out: Path, name: str, title: str, numbers: Mapping[str, Any], text: str, **about: object) -> None:

@@ -11,18 +11,16 @@ Times are those of one run, the fastest of --repeats in turns. Writes rollouts.j
 
 from __future__ import annotations
 
-import argparse
 import resource
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from packing import Entries, clerk
-from report import publish
+from report import arguments, publish
 
 from elpo.algorithms.strategies import Strategy, bel, independent
 from elpo.config import TinyModelConfig
@@ -174,13 +172,10 @@ def table(pairs: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--slots", type=int, nargs="*", default=[32, 64])
     parser.add_argument("--steps", type=int, nargs="*", default=[5, 10])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench("0.2M")

@@ -10,7 +10,6 @@ ELPO_SHARED_DATA) and left out where that is missing. Writes sandbox.json and sa
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -26,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from report import publish  # noqa: E402
+from report import arguments, publish  # noqa: E402
 
 from elpo.tools.python import PythonSession, PythonTool  # noqa: E402
 from elpo.types import Problem, ToolCall, ToolStatus  # noqa: E402
@@ -261,11 +260,8 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     num = 20 if args.quick else 100
     results: dict[str, Any] = {}

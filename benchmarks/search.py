@@ -18,7 +18,6 @@ price of a request. Writes search.json and search.md to --out.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import resource
@@ -33,7 +32,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from report import publish
+from report import arguments, publish
 
 from elpo.tools.search_backend import STOP_WORDS, Passage, SearchBackend, words_of
 from elpo.tools.search_bm25 import Bm25Index
@@ -127,13 +126,10 @@ def peak_mb() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("passages", type=Path)
     parser.add_argument("--queries", type=int, default=300, help="of each kind")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
 
     passages = load(args.passages)

@@ -11,7 +11,6 @@ warms everything up, does not count. Writes step_profile.json and step_profile.m
 
 from __future__ import annotations
 
-import argparse
 import functools
 import tempfile
 import time
@@ -20,7 +19,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from report import publish
+from report import arguments, publish
 
 from elpo.recipes import load_config
 
@@ -96,12 +95,9 @@ def watch(stopwatch: Stopwatch) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("run", type=Path, help="a finished run: its last policy is trained on")
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     args = parser.parse_args()
 

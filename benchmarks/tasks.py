@@ -9,7 +9,6 @@ must be wrong. Writes tasks.json and tasks.md to --out.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -19,7 +18,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from report import publish
+from report import arguments, publish
 
 from elpo.evaluation.scripted import scripted_success
 from elpo.interfaces import Split
@@ -107,12 +106,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=list(TASKS))
     parser.add_argument("--num", type=int, default=10_000, help="problems played of each task")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     if not DATA.is_dir():
         parser.error(f"there is no folder {DATA}; set ELPO_SHARED_DATA to the folder of the data")

@@ -215,13 +215,11 @@ def _of_one_algorithm(layers: Sequence[_Layer]) -> list[_Layer]:
 
 def _beyond(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the settings that are not as known."""
-    missing = object()
     kept: dict[str, Any] = {}
     for key, value in settings.items():
-        old = known.get(key, missing)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            kept[key] = _beyond(value, old)
-        elif value != old:
+        if isinstance(value, Mapping) and isinstance(known.get(key), Mapping):
+            kept[key] = _beyond(value, known[key])
+        elif key not in known or value != known[key]:
             kept[key] = value
     return kept
 

@@ -14,8 +14,6 @@ def require(package: str, at_least: str, below: str, extra: str, builds: Sequenc
     Raises:
         ImportError: it is missing or another version; the message names what to install.
     """
-    from packaging.version import Version
-
     remedy = f"pip install 'elpo[{extra}]'"
     for name in (package, *builds):
         try:
@@ -25,6 +23,13 @@ def require(package: str, at_least: str, below: str, extra: str, builds: Sequenc
             continue
     else:
         raise ImportError(f"{package} is not installed; {remedy}")
-    if not Version(at_least) <= Version(Version(found).base_version) < Version(below):
+    if not within(found, at_least, below):
         raise ImportError(f"{package} is {found}; this works with {at_least} to below {below}: {remedy}")
     return found
+
+
+def within(found: str, at_least: str, below: str) -> bool:
+    """Whether the version `found`, pre-releases and local builds included, is in [`at_least`, `below`)."""
+    from packaging.version import Version
+
+    return Version(at_least) <= Version(Version(found).base_version) < Version(below)

@@ -67,6 +67,13 @@ def exact(model, request, turn, temperature):
     return chosen.numpy(), logprobs
 
 
+def assert_samples_from(engine, model, temperature, atol):
+    """The next turn has the log-probabilities that `model` gives its tokens."""
+    engine.submit(ask(1))
+    turn = finish(engine, 1)[1]
+    np.testing.assert_allclose(turn.logprobs, exact(model, ask(1), turn, temperature)[0], atol=atol)
+
+
 def test_numbers_are_those_of_the_model(engine):
     requests = [ask(rollout, length=10 + rollout, group=rollout) for rollout in range(6)]
     for request in requests:
@@ -117,15 +124,11 @@ def test_new_weights_are_sampled_from(engine):
     engine.submit(ask(1))
     finish(engine, 1)
     engine.load_weights(model)
-    engine.submit(ask(1))
-    turn = finish(engine, 1)[1]
-    np.testing.assert_allclose(turn.logprobs, exact(model, ask(1), turn, 0.7)[0], atol=1e-5)
+    assert_samples_from(engine, model, 0.7, 1e-5)
     with torch.no_grad():
         model.lm_head.weight.mul_(0.5)
     engine.load_weights(model)
-    engine.submit(ask(1))
-    turn = finish(engine, 1)[1]
-    np.testing.assert_allclose(turn.logprobs, exact(model, ask(1), turn, 0.7)[0], atol=1e-5)
+    assert_samples_from(engine, model, 0.7, 1e-5)
 
 
 def test_a_head_tied_to_the_embedding_is_new_too(monkeypatch):
@@ -136,9 +139,7 @@ def test_a_head_tied_to_the_embedding_is_new_too(monkeypatch):
     assert new.lm_head.weight is new.model.embed_tokens.weight
     engine = VllmEngine(fake_vllm.LLMEngine(old, logprobs_mode="processed_logprobs"), (0,), 8, top_k=TOP_K)
     engine.load_weights(new)
-    engine.submit(ask(1))
-    turn = finish(engine, 1)[1]
-    np.testing.assert_allclose(turn.logprobs, exact(new, ask(1), turn, 1.0)[0], atol=1e-5)
+    assert_samples_from(engine, new, 1.0, 1e-5)
 
 
 def test_adapters_reach_the_engine(engine):
@@ -150,9 +151,7 @@ def test_adapters_reach_the_engine(engine):
             if "lora_B" in name:
                 parameter.normal_()
     engine.load_weights(model)
-    engine.submit(ask(1))
-    turn = finish(engine, 1)[1]
-    np.testing.assert_allclose(turn.logprobs, exact(model, ask(1), turn, 0.7)[0], atol=1e-4)
+    assert_samples_from(engine, model, 0.7, 1e-4)
 
 
 def test_an_engine_that_fails_says_so_and_stays_failed(monkeypatch):

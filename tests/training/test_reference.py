@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -144,7 +145,7 @@ def test_a_run_that_goes_on_has_the_same_reference(tmp_path: Path) -> None:
     config = coins_config(tmp_path / "run", *KL)
     for step in (1, 2):
         with pytest.raises(Interrupted):
-            train(config, resume=True, progress=Until("rl", step, lambda: _interrupt()))
+            train(config, resume=True, progress=Until("rl", step, lambda: signal.raise_signal(signal.SIGINT)))
     train(config, resume=True)
     assert_same_run(RunFolder(tmp_path / "run"), straight)
 
@@ -161,12 +162,6 @@ def test_adapters_alone_are_the_reference(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "run" / "reference.pt", weights_only=True)
     assert state and all("lora" in name for name in state)
     assert "kl/reference" in timeless(RunFolder(tmp_path / "run"))[-2]
-
-
-def _interrupt() -> None:
-    import signal
-
-    signal.raise_signal(signal.SIGINT)
 
 
 def in_a_share(folder: Path, sharded: bool) -> tuple[float, dict[str, torch.Tensor]]:

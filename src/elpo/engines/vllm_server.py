@@ -23,9 +23,10 @@ from urllib.parse import urlsplit
 import torch
 
 from elpo.engines.awaited import AwaitedEngine
-from elpo.engines.vllm_turns import make_turn, require_vllm, sampling_arguments
+from elpo.engines.vllm_turns import VERSIONS, make_turn, require_vllm, sampling_arguments
 from elpo.engines.weights import checkpoint_weights
 from elpo.interfaces import InfrastructureFault, Turn, TurnRequest
+from elpo.versions import within
 
 NUM_ATTEMPTS = 3
 
@@ -124,14 +125,15 @@ class VllmServerEngine(AwaitedEngine):
         )
 
     def _check_server(self) -> None:
-        from packaging.version import Version
-
         try:
             found = str(self._request("/version")["version"])
         except InfrastructureFault as error:
             raise ValueError(f"vllm.url: {error}; start the server first") from error
-        if not Version("0.29") <= Version(Version(found).base_version) < Version("0.33"):
-            raise ValueError(f"vllm.url: the server runs vLLM {found}; this works with 0.29 to below 0.33")
+        if not within(found, *VERSIONS):
+            first, after = VERSIONS
+            raise ValueError(
+                f"vllm.url: the server runs vLLM {found}; this works with {first} to below {after}"
+            )
         known = self._request("/openapi.json")["paths"]
         for path, start in ROUTES.items():
             if path not in known:

