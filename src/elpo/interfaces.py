@@ -51,7 +51,7 @@ class Tool(Protocol):
 
 
 class Task(Protocol):
-    """Where problems come from and what counts as solving one."""
+    """Where problems come from and what counts as solving one. Optional methods: docs/EXTENDING.md."""
 
     name: str
     tool_names: Sequence[str]

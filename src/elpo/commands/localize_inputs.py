@@ -86,6 +86,7 @@ def open_tools(names: str | None, task: Task | None, config: Config, stack: Exit
     asked: Any = SimpleNamespace(
         name="localize",
         tool_names=[name for name in wanted if ":" not in name],
+        tools=lambda: [tool for tool in getattr(task, "tools", tuple)() if tool.name in wanted],
         python_state=getattr(task, "python_state", "none"),
     )
     tools = make_tools(asked, config)

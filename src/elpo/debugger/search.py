@@ -21,6 +21,7 @@ from elpo.endpoints.journal import KeptPolicy
 from elpo.interfaces import InfrastructureFault
 from elpo.rollout.chat import ChatAgent, ChatDraws, Rollout
 from elpo.rollout.faults import InfrastructureError
+from elpo.rollout.plug_ins import graded
 from elpo.tree import ROOT, RolloutTree
 from elpo.types import Outcome
 
@@ -202,7 +203,7 @@ def _checked(agent: ChatAgent, failed: Failed) -> Outcome:
             "could be as long; raise it"
         )
     try:
-        outcome = agent.grade(failed.problem, failed.steps, failed.stop)
+        outcome = graded(agent.grade, failed.problem, failed.steps, failed.stop)
     except InfrastructureFault as fault:
         raise InfrastructureError(f"the trajectory cannot be judged: {fault}") from fault
     if outcome.correct:

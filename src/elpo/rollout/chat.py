@@ -25,6 +25,7 @@ from elpo.rollout.dialogue import MalformedCall, parse_tool_call
 from elpo.rollout.episode import MAX_MALFORMED_CALLS, Environment, Limits
 from elpo.rollout.faults import InfrastructureError
 from elpo.rollout.messages import calls_of, messages_of, recorded_outputs, turn_text
+from elpo.rollout.plug_ins import graded
 from elpo.tree import ROOT, RolloutTree
 from elpo.types import MessageStep, Outcome, Problem, Step, StopReason, ToolCall, ToolResult, ToolStatus
 
@@ -202,7 +203,7 @@ class _ChatEpisode:
         while stop is None:
             stop = self._turn()
         steps = [*self._path, *self._steps]
-        return self._steps, self._agent.grade(self._problem, steps, stop)
+        return self._steps, graded(self._agent.grade, self._problem, steps, stop)
 
     def close(self) -> None:
         """Free the sessions this rollout has opened; those of its prefix stay."""

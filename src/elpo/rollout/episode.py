@@ -13,6 +13,7 @@ import numpy as np
 
 from elpo.interfaces import Tool, ToolSession, Turn
 from elpo.rollout.dialogue import Dialogue
+from elpo.rollout.plug_ins import called, opened
 from elpo.rollout.tool_calls import MalformedCall
 from elpo.types import Problem, Step, StopReason, ToolCall, ToolResult, ToolStatus
 
@@ -58,11 +59,10 @@ class Environment:
             known = ", ".join(sorted(self.tools)) or "none"
             text = f"Error: there is no tool {call.name!r}; the tools are: {known}"
             return ToolResult(ToolStatus.MALFORMED_CALL, text), self
-        try:
-            session = self.sessions.get(call.name) or tool.open(self.problem)
-        except RuntimeError as error:
-            return ToolResult(ToolStatus.INFRASTRUCTURE_FAULT, f"[no session: {error}]"), self
-        result, after = session.call(call)
+        session = self.sessions.get(call.name) or opened(tool, self.problem)
+        if isinstance(session, ToolResult):
+            return session, self
+        result, after = called(session, call)
         return result, Environment(self.tools, self.problem, {**self.sessions, call.name: after})
 
     def close(self) -> None:

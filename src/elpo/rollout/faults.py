@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 
 MAX_FAULT_SHARE = 0.1
 MIN_EVENTS_TO_JUDGE = 100
+MIN_EVENTS_IF_NONE_WENT_WELL = 24
 _WINDOW = 500
 
 
@@ -26,11 +28,16 @@ class FaultMeter:
 
         Raises:
             InfrastructureError: more than `MAX_FAULT_SHARE` of the latest events, at least
-                `MIN_EVENTS_TO_JUDGE`, were faults.
+                `MIN_EVENTS_TO_JUDGE`, were faults; or the first `MIN_EVENTS_IF_NONE_WENT_WELL` of them all.
         """
+        if fault is not None and not any(self._latest):
+            warnings.warn(
+                f"lost to a fault (the first of {self._what}): {fault}", RuntimeWarning, stacklevel=2
+            )
         self._latest.append(fault is not None)
         faults, events = sum(self._latest), len(self._latest)
-        if fault is not None and events >= MIN_EVENTS_TO_JUDGE and faults > MAX_FAULT_SHARE * events:
+        enough = MIN_EVENTS_IF_NONE_WENT_WELL if faults == events else MIN_EVENTS_TO_JUDGE
+        if fault is not None and events >= enough and faults > MAX_FAULT_SHARE * events:
             raise InfrastructureError(
                 f"{faults} of the last {events} {self._what} were infrastructure faults, more than "
                 f"{MAX_FAULT_SHARE:.0%}; repair this before going on. The latest: {fault}"

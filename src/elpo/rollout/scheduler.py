@@ -26,6 +26,7 @@ from elpo.interfaces import Engine, InfrastructureFault, Task, Tool, Turn, TurnR
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Environment, Episode, Limits
 from elpo.rollout.faults import FaultMeter, InfrastructureError
+from elpo.rollout.plug_ins import graded
 from elpo.tree import ROOT, RolloutTree
 from elpo.types import Outcome, Problem, StopReason, ToolCall, ToolResult, ToolStatus
 
@@ -263,7 +264,7 @@ class _Collection:
         tree = rollout.growth.tree
         steps = [*(tree.nodes[node].step for node in tree.path(rollout.prefix)), *episode.steps]
         grade = self._scheduler.task.grade
-        self._grades[self._threads.submit(grade, tree.problem, steps, episode.stop)] = rollout
+        self._grades[self._threads.submit(graded, grade, tree.problem, steps, episode.stop)] = rollout
 
     def _take_results(self) -> None:
         """Continue the rollouts whose tool call or grading is over, in the order they were started."""

@@ -96,6 +96,19 @@ class _FunctionSession:
         """It holds nothing."""
 
 
+def tool_fault(tool: Any) -> str | None:
+    """Why something cannot be an `elpo.interfaces.Tool`; None where nothing speaks against it."""
+    if lacking := [name for name in ("name", "schema", "open", "close") if not hasattr(tool, name)]:
+        return f"it has no {', '.join(lacking)}; see elpo.interfaces.Tool, or wrap a function in FunctionTool"
+    schema = tool.schema
+    function = schema.get("function") if isinstance(schema, Mapping) else None
+    if not isinstance(function, Mapping) or "name" not in function:
+        return 'its schema is not {"type": "function", "function": {"name": ..., ...}}'
+    if function["name"] != tool.name:
+        return f"its name is {tool.name!r}, but its schema tells the policy to call {function['name']!r}"
+    return None
+
+
 def load_function_tool(name: str) -> Tool:
     """The tool that `module:name` means: a function, or a class of tools that takes no argument.
 

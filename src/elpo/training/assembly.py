@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -22,6 +23,7 @@ from elpo.rollout.scheduler import Scheduler
 from elpo.tasks.conversations import read_conversations
 from elpo.tasks.loading import load_task
 from elpo.tasks.rows import BadRow
+from elpo.tools.functions import tool_fault
 from elpo.training.model_check import check_model, read_architecture
 from elpo.training.model_folder import is_adapter
 from elpo.training.model_loading import autocast_dtype, find_model, load_model, load_tokenizer
@@ -125,8 +127,10 @@ def assemble(
     check_vllm(config)
     tools = make_tools(task, config)
     try:
-        if training and config.rl.num_steps and not task.problems("train", 1):
-            raise ValueError(f"task {task.name!r} has no training problems; use it for evaluation")
+        if training and config.rl.num_steps:
+            check_problems(task, "train", config.rl.num_problems)
+        if training:
+            check_problems(task, "validation", config.evaluation.num_problems)
         if training and config.sft.num_steps and config.sft.path:
             demonstrations(task, config, num=1, seed=0)
         tokenizer = load_tokenizer(saved or path, lambda num: demonstrations(task, config, num, seed=0)[0])
@@ -148,6 +152,28 @@ def assemble(
     return Assembly(config, task, tools, model, tokenizer, dialogue, scheduler)
 
 
+def check_problems(task: Task, split: Literal["train", "validation"], num: int) -> None:
+    """Refuse a split that cannot be trained or measured on.
+
+    Raises:
+        ValueError: it has no problems, or an id that is not text or not the only one of its name: ids decide
+            what is sampled.
+    """
+    what = {"train": "training", "validation": "validation"}[split]
+    ids = [problem.id for problem in task.problems(split, num)]
+    if not ids and split == "train":
+        raise ValueError(f"task {task.name!r} has no training problems; use it for evaluation")
+    if not ids:
+        raise ValueError(
+            f"task {task.name!r} has no validation problems, by which the best weights are chosen"
+        )
+    if wrong := [id for id in ids if not isinstance(id, str)]:
+        raise ValueError(f"task {task.name!r}: the {what} id {wrong[0]!r} is not text; use str(id)")
+    name, times = Counter(ids).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"task {task.name!r}: {times} {what} problems have the id {name!r}; ids must differ")
+
+
 def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     """The device `run.device` asks for.
 
@@ -162,24 +188,36 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def make_tools(task: Task, config: Config) -> dict[str, Tool]:
-    """The tools the task asks for, tested with a real call each.
+    """The tools the task asks for: its own, which its method `tools()` gives, and built-in ones, which are
+    tested with a real call each.
 
     Raises:
-        ValueError: the task names a tool that does not exist, or the search tool has nothing to search.
+        ValueError: the task names a tool that does not exist, its own ones are no tools, or the search tool
+            has nothing to search.
     """
     makers = {"python": make_python_tool, "search": make_search_tool}
-    unknown = [name for name in task.tool_names if name not in makers]
-    if unknown:
-        raise ValueError(f"task {task.name!r} wants the tools {unknown}; the tools are: {', '.join(makers)}")
     tools: dict[str, Tool] = {}
     try:
+        for tool in getattr(task, "tools", tuple)():
+            if fault := tool_fault(tool):
+                raise ValueError(f"task {task.name!r} brings the tool {tool!r:.80}: {fault}")
+            tools[tool.name] = tool
+        known = [*tools, *(name for name in makers if name not in tools)]
+        if unknown := [name for name in task.tool_names if name not in known]:
+            raise ValueError(
+                f"task {task.name!r} wants the tools {unknown}; the tools are: {', '.join(known)}; a tool of "
+                "your own comes from the task's method tools()"
+            )
+        if unnamed := [name for name in tools if name not in task.tool_names]:
+            raise ValueError(f"task {task.name!r} brings the tools {unnamed}; add them to its tool_names")
         for name in task.tool_names:
-            tools[name] = makers[name](task, config)
+            if name not in tools:
+                tools[name] = makers[name](task, config)
     except BaseException:
         for tool in tools.values():
             tool.close()
         raise
-    return tools
+    return {name: tools[name] for name in task.tool_names}
 
 
 def make_python_tool(task: Task, config: Config) -> Tool:
