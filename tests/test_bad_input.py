@@ -50,6 +50,14 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_mistyped_run_folder_is_not_looked_for_on_the_hub(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs/tiny").mkdir(parents=True)
+    Path("runs/tiny/config.yaml").write_text("")
+    for command in ("eval", "serve-model"):
+        assert main([command, "runs/tny"]) == 2
+        assert "there is no folder runs/tny; did you mean 'runs/tiny'?" in capsys.readouterr().err
+
+
 @pytest.fixture
 def copied(model_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(model_folder, tmp_path / "model"))

@@ -284,7 +284,7 @@ def test_eval_of_a_run_and_of_a_model(
         outs.append(out)
         estimates = {"pass@1": Estimate(0.25, 0.125, 0.5, 7), "tool/calls_mean": Estimate(3, nan, nan, 1)}
         summary = Summary(7, 2, 1, estimates, {0: (4, 0.5), 3: (9, 1 / 3)})
-        return SimpleNamespace(folder=Path("found"), summary=summary)
+        return SimpleNamespace(folder=Path("found"), summary=summary, num_sampled=1)
 
     module = ModuleType("elpo.evaluation.runner")
     module.evaluate_run = evaluate_run  # type: ignore[attr-defined]

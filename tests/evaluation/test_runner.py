@@ -120,7 +120,8 @@ def test_a_finished_evaluation_is_only_read(
     run: Path, straight: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "model_source", lambda *_: pytest.fail("it loads the model"))
-    assert evaluate_run(evaluation_config(run), run, straight.folder).summary == straight.summary
+    again = evaluate_run(evaluation_config(run), run, straight.folder)
+    assert again.summary == straight.summary and again.num_sampled == 0 < straight.num_sampled
     fewer = evaluate_run(evaluation_config(run, "evaluation.num_problems=6"), run, straight.folder)
     assert fewer.summary.num_problems == 6
     evaluate_run(evaluation_config(run), run, straight.folder)

@@ -147,7 +147,7 @@ def not_a_number(self: Any, problem: Problem, steps: Sequence[Step], stop: StopR
             "problems",
             lambda self, split, num: [self.problem(i) for i in range(num)][:9],
             "splits",
-            "sum-0 of",
+            "validation problem sum-0 has the id of train problem sum-0",
         ),
         (
             "problems",

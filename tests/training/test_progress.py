@@ -28,12 +28,14 @@ def test_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> No
         shown.update(3, {"reward/mean": 0.123456, "unknown": 1.0, "success/train": 0.5})
         shown.note("saved [bold]x[/bold]")
         now[0] = 7200.0
-        shown.update(4, {})
+        shown.update(4, {"faults/count": 0.0})
+        shown.update(6, {"faults/count": 3.0})
     assert stream.getvalue().splitlines() == [
         "rl: 6 steps, 2 done",
         "rl 3/6  success 0.5  reward 0.1235  left 3:00",
         "saved [bold]x[/bold]",
         "rl 4/6    left 2:00:00",
+        "rl 6/6  lost to faults 3  left 0:00",
     ]
 
 

@@ -6,6 +6,8 @@ import errno
 import json
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +71,27 @@ def test_a_used_folder_needs_a_decision(folder: RunFolder) -> None:
 def test_check_writes_nothing(folder: RunFolder) -> None:
     folder.check(Config())
     assert not folder.path.exists()
+
+
+def test_two_processes_never_train_in_one_folder(folder: RunFolder) -> None:
+    code = (
+        "import sys, time; from elpo.training.run_folder import RunFolder\n"
+        "with RunFolder(sys.argv[1]).claimed(): print('claimed', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(folder.path)], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout and other.stdout.readline() == b"claimed\n"
+        for choice in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(RunFolderError, match="is being trained in by another process; wait for it"):
+                folder.check(Config(), **choice)
+        with pytest.raises(RunFolderError, match="another process"), folder.claimed():
+            pass
+    finally:
+        other.kill()
+        other.communicate()
+    folder.check(Config())
+    with folder.claimed():
+        folder.prepare(Config())
 
 
 def test_resume_starts_a_run_that_was_never_begun(folder: RunFolder) -> None:

@@ -63,3 +63,8 @@ def run(args: argparse.Namespace) -> None:
         raise
     Console().print(render_summary(found.summary), highlight=False)
     print(f"\ntrajectories and result.json: {found.folder}")
+    if not found.num_sampled:
+        print(
+            "no sample is new: all are of an earlier call with these settings; if task, tool or data were "
+            "edited since, give another folder with --out"
+        )

@@ -50,6 +50,7 @@ class Evaluation:
 
     folder: Path
     summary: Summary
+    num_sampled: int  # samples drawn by this call; the others were there
 
 
 def evaluate_run(
@@ -99,6 +100,7 @@ def evaluate_run(
     if connection is not None:
         lost = (block is not None and any(sample.correct is None for sample in block) for block in stored)
         stored = [None if again else block for block, again in zip(stored, lost, strict=True)]
+    there = sum(map(len, filter(None, stored)))
     if None in stored:
         journal = folder.path / "completions.jsonl"
         source = (
@@ -112,7 +114,7 @@ def evaluate_run(
     samples = [sample for block in stored for sample in block or ()]
     summary = summarize(samples, config.evaluation.samples_per_problem)
     folder.write_result(summary, settings)
-    return Evaluation(folder.path, summary)
+    return Evaluation(folder.path, summary, len(samples) - there)
 
 
 def sampling_settings(

@@ -77,10 +77,12 @@ def _check_splits(task: Task, splits: Sequence[Split]) -> tuple[dict[Split, Sequ
         if twice:
             findings.append(f"{split}: {len(twice)} ids are not unique, such as {twice[0]}")
         for problem in problems:
-            keys = (problem.id, repr(problem.messages))
-            found = [owners.setdefault(key, (split, problem.id)) for key in keys]
-            if others := [owner for owner in found if owner[0] != split]:
-                findings.append(f"{problem.id} of {split} is {others[0][1]} of {others[0][0]}")
+            for what, key in (("id", problem.id), ("messages", repr(problem.messages))):
+                other_split, other = owners.setdefault(key, (split, problem.id))
+                if other_split != split:
+                    owner = f"{other_split} problem {other}"
+                    findings.append(f"{split} problem {problem.id} has the {what} of {owner}")
+                    break
     if not any(listed.values()) and not findings:
         findings.append("there are no problems")
     more = {NUM_LISTED: " or more"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from elpo.config import ModelConfig
 from elpo.models.lora import add_lora, load_lora
+from elpo.recipes import nearest
 from elpo.training.model_check import read_tokenizer
 from elpo.training.model_folder import check_model_folder
 
@@ -24,8 +25,11 @@ def find_model(path: str) -> str:
     """
     folder = Path(path).expanduser()
     if not folder.exists():
-        if path.count("/") == 1 and not path.startswith((".", "/", "~")):
+        runs = sorted(str(file.parent) for file in folder.parent.glob("*/config.yaml"))
+        if path.count("/") == 1 and not path.startswith((".", "/", "~")) and not runs:
             return path
+        if runs:
+            raise ValueError(f"model.path: there is no folder {path}; {nearest(path, runs)}")
         raise ValueError(f"model.path: there is no folder {path}; give a model folder or a hub name")
     try:
         check_model_folder(folder)

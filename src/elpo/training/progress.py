@@ -28,6 +28,7 @@ SHOWN = {
     "kl/approx": "kl",
     "turns/mean": "turns",
     "tool/failed_share": "failed calls",
+    "faults/count": "lost to faults",
     "grad/norm": "grad norm",
     "time/total": "seconds",
 }
@@ -94,7 +95,8 @@ class LineProgress(SilentProgress):
         self._phase, self._printed = phase, None
         self._clock.start(num_steps, done)
         rest = f", {done} done" if done else ""
-        self._print(f"{phase}: {num_steps} steps{rest}")
+        unit = "problems" if phase == "evaluation" else "steps"
+        self._print(f"{phase}: {num_steps} {unit}{rest}")
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """See `Progress`."""
@@ -223,4 +225,8 @@ class _Clock:
 
 
 def _shown(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
-    return [(name, metrics[key]) for key, name in SHOWN.items() if key in metrics]
+    return [
+        (name, metrics[key])
+        for key, name in SHOWN.items()
+        if key in metrics and (metrics[key] or key != "faults/count")
+    ]

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
@@ -66,9 +67,15 @@ class RunFolder:
         """Refuse a folder that `prepare` could not use; nothing is written.
 
         Raises:
-            RunFolderError: if the folder is in use, cannot be written, holds something other than a run,
-                or holds a run whose settings differ in more than `RESUMABLE` ones.
+            RunFolderError: if another process trains in the folder, it cannot be written, holds something
+                other than a run, or holds a run whose settings differ in more than `RESUMABLE` ones.
         """
+        self._refuse_misuse(config, resume, overwrite)
+        if self.path.is_dir():
+            with self.claimed():
+                pass
+
+    def _refuse_misuse(self, config: Config, resume: bool, overwrite: bool) -> None:
         if resume and overwrite:
             raise RunFolderError("resume continues a run and overwrite deletes it; choose one of them")
         if self.path.exists() and not self.path.is_dir():
@@ -97,12 +104,36 @@ class RunFolder:
         `overwrite` deletes that run first. `resume` on an empty folder starts a run.
 
         Raises:
-            RunFolderError: as `check`, or if the folder cannot be written.
+            RunFolderError: as `check`, but for other processes (`claimed`), or if it cannot be written.
         """
-        self.check(config, resume=resume, overwrite=overwrite)
+        self._refuse_misuse(config, resume, overwrite)
         if overwrite:
             self._clear()
         self.write_text(self.config_file, dump_config(config))
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Nobody else trains in this folder meanwhile. The claim ends with the process, however that ends.
+
+        Raises:
+            RunFolderError: somebody does, or the folder cannot be made.
+        """
+        with _reported(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunFolderError(
+                    f"{self.path} is being trained in by another process; wait for it, or choose another "
+                    "run.dir"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            yield
+        finally:
+            os.close(descriptor)
 
     def config(self) -> Config:
         """The settings of the run.

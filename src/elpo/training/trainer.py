@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -84,10 +84,12 @@ def train(
     last = checkpoints.path("last") if resume else None
     state = checkpoints.read(last) if last else None
     assembly = assemble(config, accelerator.device, last / "model" if last else None, training=True)
+    claim = ExitStack()
     try:
         processes.wait()  # all have read what the folder holds
         # from here on the folder is written to: what can be wrong with the settings has been found
         if processes.is_main:
+            claim.enter_context(folder.claimed())
             folder.prepare(config, resume=resume, overwrite=overwrite)
         position = Position(**state["position"]) if state else None
         after = (position.phase, position.step) if position else None
@@ -109,6 +111,7 @@ def train(
             )
             return run.run(state)
     finally:
+        claim.close()
         assembly.close()
 
 
