@@ -18,6 +18,7 @@ PACKAGE = Path(elpo.__file__).parent
 
 # Upwards. What stands on one line does not know of each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
+    ("elpo.by_name",),
     (
         "elpo.types",
         "elpo.config",

@@ -6,9 +6,12 @@ hyper-parameters) and DemyAgent's, its base recipe, where it does not (`docs/PAP
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WrapValidator, model_validator
+
+from elpo.by_name import BY_NAME
 
 # Strict: neither `true` nor "3" nor 3.0 is an integer here.
 Positive = Annotated[int, Field(gt=0, strict=True)]
@@ -18,6 +21,15 @@ PositiveFloat = Annotated[float, Field(gt=0, strict=True)]
 NonNegativeFloat = Annotated[float, Field(ge=0, strict=True)]
 Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
+
+
+def _or_by_name(value: Any, known: Callable[[Any], Any]) -> Any:
+    """A name of the list, or `module:name`."""
+    return value if isinstance(value, str) and BY_NAME.fullmatch(value) else known(value)
+
+
+OrByName = WrapValidator(_or_by_name)
+AsWritten = PlainSerializer(lambda value: value)
 
 
 class Section(BaseModel):
@@ -163,10 +175,13 @@ class VllmConfig(Section):
 
 
 class StrategyConfig(Section):
-    """How the rollouts of one problem are spent. The fields after `name` belong to the named kind."""
+    """How the rollouts of one problem are spent. The fields after `name` belong to the named kind; `name` may
+    also be `module:function`, a strategy of your own."""
 
-    name: Literal[
-        "bel", "independent", "random_prefix", "frontier", "posterior", "entropy_branching", "vine"
+    name: Annotated[
+        Literal["bel", "independent", "random_prefix", "frontier", "posterior", "entropy_branching", "vine"],
+        OrByName,
+        AsWritten,
     ] = "bel"
     max_failures: Positive = 3  # B_max
     min_suffixes: Positive = 1  # X_min
@@ -198,19 +213,24 @@ class CreditConfig(Section):
     """The rule that makes advantages from a tree, and how it normalises.
 
     `std`, `scale` and `eps` are those of a z-score over a group (and over siblings); `whiten` normalises once
-    more, by the sample deviation over all trees of an RL step.
+    more, by the sample deviation over all trees of an RL step. `name` may also be `module:function`, a rule
+    of your own from a tree to one advantage a node.
     """
 
-    name: Literal[
-        "hierarchical",
-        "reward",
-        "leave_one_out",
-        "floored",
-        "optimal_value",
-        "tree_group",
-        "anchor_group",
-        "step_value",
-        "prefix_reward",
+    name: Annotated[
+        Literal[
+            "hierarchical",
+            "reward",
+            "leave_one_out",
+            "floored",
+            "optimal_value",
+            "tree_group",
+            "anchor_group",
+            "step_value",
+            "prefix_reward",
+        ],
+        OrByName,
+        AsWritten,
     ] = "hierarchical"
     branch_weight: Fraction = 0.5  # lambda_tree: A = w * branch + (1 - w) * trajectory (Eq. 10)
     std: Literal["population", "sample"] = "population"

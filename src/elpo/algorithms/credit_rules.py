@@ -25,6 +25,7 @@ from elpo.algorithms.prefix_reward import prefix_reward_advantages
 from elpo.algorithms.tree_groups import tree_group_advantages
 from elpo.algorithms.vine import step_values
 from elpo.algorithms.whitening import whiten
+from elpo.by_name import function_by_name
 from elpo.config import AlgorithmConfig, CreditConfig
 from elpo.tree import RolloutTree
 
@@ -48,6 +49,31 @@ CREDIT_RULES: Mapping[str, CreditRule] = {
 Literal of `CreditConfig`."""
 
 
+def credit_rule(name: str) -> CreditRule:
+    """The rule `credit.name` means: a row of the table, or a function of a tree by its `module:name`.
+
+    Raises:
+        ValueError: there is no such function; or, when called, it does not give one finite number a node.
+    """
+    if name in CREDIT_RULES:
+        return CREDIT_RULES[name]
+    try:
+        own = function_by_name(name)
+    except ValueError as error:
+        raise ValueError(f"algorithm.credit.name: {error}") from error
+
+    def rule(tree: RolloutTree, credit: CreditConfig) -> np.ndarray:
+        advantages = np.asarray(own(tree), dtype=np.float64)
+        if advantages.shape != (len(tree.nodes),) or not np.isfinite(advantages).all():
+            raise ValueError(
+                f"algorithm.credit.name: {name} gave {advantages!r:.80} for {len(tree.nodes)} nodes; return "
+                "one finite number a node"
+            )
+        return advantages
+
+    return rule
+
+
 def own_advantages(tree: RolloutTree, credit: CreditConfig) -> np.ndarray:
     """The z-score of every trajectory, for all its tokens: shared prefixes do not share credit. By leaf."""
     rewards = np.array([outcome.reward for outcome in tree.outcomes.values()])
@@ -57,7 +83,7 @@ def own_advantages(tree: RolloutTree, credit: CreditConfig) -> np.ndarray:
 def assign_credits(trees: Sequence[RolloutTree], algorithm: AlgorithmConfig) -> list[Credit]:
     """Advantages and clip bounds of every node of the trees of one RL step, by the configured rule."""
     credit, clip = algorithm.credit, algorithm.clip
-    rule = CREDIT_RULES[credit.name]
+    rule = credit_rule(credit.name)
     advantages = whiten(trees, [rule(tree, credit) for tree in trees], credit.whiten, credit.eps)
     credits = []
     for tree, of_node in zip(trees, advantages, strict=True):

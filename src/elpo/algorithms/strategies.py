@@ -22,10 +22,17 @@ from elpo.types import Localization, Outcome, Probe, Step
 
 @dataclass(frozen=True)
 class RolloutRequest:
-    """Ask for `num_rollouts` trajectories that continue node `prefix` (`ROOT`: from the prompt)."""
+    """Ask for `num_rollouts` trajectories that continue node `prefix` (`ROOT`: from the prompt).
+
+    Raises:
+        ValueError: for less than one, which no answer would follow.
+    """
 
     prefix: int
     num_rollouts: int
+
+    def __post_init__(self) -> None:
+        at_least("num_rollouts", self.num_rollouts, 1)
 
 
 Search = Generator[RolloutRequest, list[int], None]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
+from elpo.by_name import object_by_name
 from elpo.interfaces import Task
 
 BUILT_IN = {
@@ -40,17 +38,16 @@ def load_task(name: str, options: Mapping[str, Any]) -> Task:
         ValueError: there is no such task, or its options are not valid; the message says which.
     """
     target = BUILT_IN.get(name, name)
-    module_name, colon, class_name = target.partition(":")
-    if not colon:
+    if ":" not in target:
         close = difflib.get_close_matches(name, BUILT_IN, n=1) or sorted(BUILT_IN)
         raise ValueError(f"task.name: there is no task {name!r}; did you mean {close[0]!r}, or module:Class?")
-    if name not in BUILT_IN and (folder := os.getcwd()) not in sys.path:
-        sys.path.append(folder)
     try:
-        task_class = getattr(importlib.import_module(module_name), class_name)
-        schema = task_class.Options
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"task.name: {name!r} cannot be loaded: {error}") from error
+        task_class = object_by_name(target)
+    except ValueError as error:
+        raise ValueError(f"task.name: {error}") from error
+    schema = getattr(task_class, "Options", None)
+    if schema is None:
+        raise ValueError(f"task.name: {name!r} has no Options, a pydantic model of its settings")
     try:
         checked = schema(**options)
     except ValidationError as error:

@@ -7,10 +7,7 @@ state: a branch calls it with nothing but its arguments. A tool with state is a 
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
 import time
 import typing
 from collections.abc import Callable, Mapping
@@ -18,6 +15,7 @@ from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError, create_model
 
+from elpo.by_name import object_by_name
 from elpo.interfaces import InfrastructureFault, Tool, ToolSession
 from elpo.types import Problem, ToolCall, ToolResult, ToolStatus
 
@@ -117,15 +115,12 @@ def load_function_tool(name: str) -> Tool:
     Raises:
         ValueError: there is no such thing, or it cannot be a tool.
     """
-    module_name, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise ValueError(f"{name!r} is no tool; use python, search or module:function")
-    if (folder := os.getcwd()) not in sys.path:
-        sys.path.append(folder)
     try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"the tool {name} cannot be loaded: {error}") from error
+        found = object_by_name(name)
+    except ValueError as error:
+        raise ValueError(f"the tool {error}") from error
     if inspect.isclass(found):
         return cast(Tool, found())
     if not callable(found):

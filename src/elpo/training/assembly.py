@@ -9,11 +9,13 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from elpo.algorithms.credit_rules import credit_rule
 from elpo.algorithms.entropy_branching import entropy_branching
 from elpo.algorithms.frontier import frontier
 from elpo.algorithms.posterior import posterior
 from elpo.algorithms.strategies import Strategy, bel, independent, random_prefix
 from elpo.algorithms.vine import vine
+from elpo.by_name import function_by_name
 from elpo.config import Config, RolloutConfig, SearchToolConfig, StrategyConfig
 from elpo.interfaces import Task, Tool
 from elpo.models.lora import require_lora
@@ -59,7 +61,17 @@ class Assembly:
 
 
 def make_strategy(config: StrategyConfig) -> Strategy:
-    """The rollout strategy a configuration names."""
+    """The rollout strategy a configuration names.
+
+    Raises:
+        ValueError: it names a function by `module:name` that does not exist.
+    """
+    if ":" in config.name:
+        try:
+            own: Strategy = function_by_name(config.name)
+        except ValueError as error:
+            raise ValueError(f"algorithm.strategy.name: {error}") from error
+        return own
     match config.name:
         case "independent":
             return independent()
@@ -114,6 +126,9 @@ def assemble(
         raise ValueError(
             f"task {task.name!r} has no demonstrations to learn from; set sft.num_steps=0 or sft.path"
         )
+    if training:
+        make_strategy(config.algorithm.strategy)
+        credit_rule(config.algorithm.credit.name)
     require_lora(config.model.lora)
     saved = None if model_folder is None else find_model(str(model_folder))
     adapter = Path(saved) if saved and is_adapter(Path(saved)) else None
