@@ -47,7 +47,7 @@ def load_task(name: str, options: Mapping[str, Any]) -> Task:
         raise ValueError(f"task.name: {error}") from error
     schema = getattr(task_class, "Options", None)
     if schema is None:
-        raise ValueError(f"task.name: {name!r} has no Options, a pydantic model of its settings")
+        raise ValueError(f"task.name: {name!r} cannot be loaded: it has no Options, a pydantic model")
     try:
         checked = schema(**options)
     except ValidationError as error:
