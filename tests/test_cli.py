@@ -305,3 +305,9 @@ def test_eval_of_a_run_and_of_a_model(
     assert (first.run.seed, first.evaluation.num_problems, run) == (5, 7, Path("out"))
     assert (second.model.path, second.evaluation.num_problems, none) == ("Qwen/Qwen3-4B", 9, None)
     assert main(["eval", "out", "recipe.yaml"]) == 2
+
+
+def test_an_unknown_option_says_where_the_options_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "recipes/tiny.yaml", "--dryrun"])
+    assert "unrecognized arguments: --dryrun; see elpo train --help" in capsys.readouterr().err

@@ -23,7 +23,10 @@ def object_by_name(name: str) -> Any:
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{name!r} cannot be loaded: {error}") from error
+        top = module_name.partition(".")[0]
+        unknown = isinstance(error, ModuleNotFoundError) and error.name == top
+        remedy = f"; go to the folder of {top}, or put it on PYTHONPATH" if unknown else ""
+        raise ValueError(f"{name!r} cannot be loaded: {error}{remedy}") from error
 
 
 def function_by_name(name: str) -> Any:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Options may stand between the positional arguments, which argparse alone refuses.
     args, rest = parser.parse_known_args(argv)
     if rest and (not hasattr(args, "items") or any(item.startswith("-") for item in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(f"unrecognized arguments: {' '.join(rest)}; see elpo {args.chosen} --help")
     if rest:
         args.items += rest
     try:
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="elpo", description="Reinforcement learning for language models that reason with tools."
     )
     parser.add_argument("--version", action="version", version=f"elpo {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="chosen")
     for command in COMMANDS:
         command.add_parser(commands)
     return parser

@@ -64,7 +64,10 @@ def test_a_run_with_a_strategy_and_a_credit_rule_of_its_own(tmp_path: Path) -> N
     ("setting", "said"),
     [
         (f"algorithm.strategy.name={HERE}:pears", "strategy.name: .*has no attribute 'pears'"),
-        ("algorithm.strategy.name=no_such_module:pairs", "strategy.name: .*No module named 'no_such_module'"),
+        (
+            "algorithm.strategy.name=no_such_module:pairs",
+            "strategy.name: .*'no_such_module'; go to the folder",
+        ),
         (f"algorithm.strategy.name={HERE}:HERE", "is no function"),
         (f"algorithm.credit.name={HERE}:mean", "credit.name: .*has no attribute 'mean'"),
         (f"algorithm.credit.name={HERE}:NOT_A_FUNCTION_OF_TREES", "is no function"),
