@@ -21,9 +21,10 @@ import torch
 from accelerate import Accelerator
 from report import arguments, publish
 
+from elpo.algorithm_config import AlgorithmConfig
 from elpo.algorithms.credit import assign_credit
 from elpo.algorithms.strategies import bel
-from elpo.config import AlgorithmConfig, OptimizerConfig, RLConfig, TinyModelConfig
+from elpo.config import OptimizerConfig, RLConfig, TinyModelConfig
 from elpo.engines.scripted import ScriptedEngine
 from elpo.models.tiny import initial_model, train_tokenizer
 from elpo.rollout.dialogue import Dialogue

@@ -18,16 +18,17 @@ PACKAGE = Path(elpo.__file__).parent
 
 # Upwards. What stands on one line does not know of each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
+    ("elpo.schema",),
     (
         "elpo.types",
-        "elpo.config",
+        "elpo.algorithm_config",
         "elpo.versions",
         "elpo.provenance",
         "elpo.chat",
         "elpo.http_post",
         "elpo.settings_file",
     ),
-    ("elpo.tree", "elpo.interfaces"),
+    ("elpo.tree", "elpo.interfaces", "elpo.config"),
     ("elpo.engines", "elpo.tools", "elpo.models", "elpo.endpoints"),
     ("elpo.graders",),
     ("elpo.tasks",),

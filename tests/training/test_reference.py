@@ -11,8 +11,9 @@ from typing import Any, Literal
 import pytest
 import torch
 
+from elpo.algorithm_config import AlgorithmConfig, LossConfig
 from elpo.algorithms.credit_rules import assign_credits
-from elpo.config import AlgorithmConfig, LossConfig, OptimizerConfig, RLConfig
+from elpo.config import OptimizerConfig, RLConfig
 from elpo.training.launching import make_accelerator
 from elpo.training.learner import Learner
 from elpo.training.policy_update import packed, update_policy

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
-from elpo.config import PromptConfig
+from elpo.algorithm_config import PromptConfig
 from elpo.tree import RolloutTree
 from elpo.types import Problem
 

@@ -16,9 +16,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from elpo.config import Count
 from elpo.graders.boxed import last_boxed
 from elpo.interfaces import Split
+from elpo.schema import Count
 from elpo.tasks.ledger_book import book_setup, written_entries
 from elpo.tasks.ledger_demonstrations import demonstrate, demonstrator_success
 from elpo.tasks.ledger_story import MAX_LINES, VERBS, Story, stories

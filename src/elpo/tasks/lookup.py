@@ -16,9 +16,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from elpo.config import Count
 from elpo.graders.boxed import stated_answer
 from elpo.interfaces import Split
+from elpo.schema import Count
 from elpo.tasks.lookup_demonstrations import demonstrate, demonstrator_success
 from elpo.tasks.lookup_facts import NAMES, Treatment, fact_asked_for, knowledge_base
 from elpo.tasks.lookup_question import MAX_HOPS, VERBS, Question, questions

@@ -16,9 +16,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from elpo.config import Count
 from elpo.graders.boxed import last_boxed
 from elpo.interfaces import Split
+from elpo.schema import Count
 from elpo.tasks.programs_demonstrations import definition, demonstrate, demonstrator_success
 from elpo.tasks.programs_session import Definition, committed, program_setup
 from elpo.tasks.programs_spec import MAX_LINES, VERBS, Line, Spec, specs

@@ -13,8 +13,8 @@ from typing import Annotated, ClassVar, Protocol, TypeVar
 
 from pydantic import Field
 
-from elpo.config import Count, Section
 from elpo.interfaces import Split
+from elpo.schema import Count, Section
 from elpo.types import Problem, Step, StopReason
 
 Rate = Annotated[float, Field(ge=0, lt=1, strict=True)]

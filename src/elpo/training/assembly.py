@@ -8,12 +8,13 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from elpo.algorithm_config import StrategyConfig
 from elpo.algorithms.entropy_branching import entropy_branching
 from elpo.algorithms.frontier import frontier
 from elpo.algorithms.posterior import posterior
 from elpo.algorithms.strategies import Strategy, bel, independent, random_prefix
 from elpo.algorithms.vine import vine
-from elpo.config import Config, RolloutConfig, SearchToolConfig, StrategyConfig
+from elpo.config import Config, RolloutConfig, SearchToolConfig
 from elpo.interfaces import Task, Tool
 from elpo.models.lora import require_lora
 from elpo.rollout.dialogue import Dialogue

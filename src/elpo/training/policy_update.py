@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from elpo.algorithm_config import AlgorithmConfig, LossConfig
 from elpo.algorithms.credit import Credit
 from elpo.algorithms.reference_kl import reference_kl
 from elpo.algorithms.surrogate import SurrogateStatistics, normaliser, surrogate_statistics, token_weights
@@ -20,7 +21,7 @@ from elpo.algorithms.surrogates import (
     objective,
 )
 from elpo.batch import micro_batches, token_batch
-from elpo.config import AlgorithmConfig, LossConfig, RLConfig
+from elpo.config import RLConfig
 from elpo.packing import MicroBatch, Minibatch, Trajectories, num_unique, pack_trees
 from elpo.training.learner import Learner
 from elpo.training.reference import Reference
