@@ -7,7 +7,8 @@ import time
 import pytest
 
 from elpo.types import ToolStatus
-from tests.tools.escapes.conftest import Trainer, eventually
+from tests.tools.escapes.conftest import Trainer
+from tests.tools.python_calls import eventually
 
 BURN = "import threading\ndef burn():\n    while True: pass"
 STOPPED = (ToolStatus.TIMEOUT, ToolStatus.RESOURCE_LIMIT, ToolStatus.PROGRAM_ERROR)
