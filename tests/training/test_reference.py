@@ -24,6 +24,7 @@ from elpo.tree import RolloutTree
 from elpo.types import Outcome
 from tests.coins import coins_config
 from tests.training.killed_run import Until
+from tests.training.same_run import assert_same_run, timeless
 from tests.training.small import (
     assert_close,
     gradients_of,
@@ -33,7 +34,6 @@ from tests.training.small import (
     small_model,
 )
 from tests.training.test_policy_update import direct_loss, rl_of
-from tests.training.test_trainer import assert_same_run, timeless
 from tests.training.two_processes import in_two_processes
 
 WEIGHT = 0.7
