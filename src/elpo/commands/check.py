@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_model(items: Sequence[str]) -> int:
     from elpo.recipes import ConfigError
-    from elpo.tasks.ledger_demonstrations import PYTHON_SCHEMA
+    from elpo.tasks.tool_turns import PYTHON_SCHEMA
     from elpo.training.model_check import check_model, read_architecture, read_tokenizer
     from elpo.training.model_loading import find_model
 
