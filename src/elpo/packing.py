@@ -213,7 +213,7 @@ def pack_trees(
         weight_of = dict(zip(tree.leaves, factors))  # noqa: B905 - takes as many as there are leaves
         learns = mass if keep_all else credit.advantages * mass
         learning = {leaf for leaf in tree.leaves if learns[tree.path(leaf)].any()}
-        order = [leaf for leaf in _depth_first(tree) if leaf in learning]
+        order = [leaf for leaf in tree.depth_first() if leaf in learning]
         for leaves in _cut(tree, order, max_tokens):
             pieces.append(_piece(tree, credit, share, {leaf: weight_of[leaf] for leaf in leaves}))
         unique += num_unique(tree, learning)
@@ -251,17 +251,6 @@ def balanced(sizes: Sequence[int], max_size: int) -> list[list[int]]:
     raise AssertionError("unreachable: one group for each always fits")
 
 
-def _depth_first(tree: RolloutTree) -> list[int]:
-    """Node ids depth-first, parents before children."""
-    children = tree.children()
-    order: list[int] = []
-    pending = children.get(ROOT, [])[::-1]
-    while pending:
-        order.append(node := pending.pop())
-        pending += children.get(node, [])[::-1]
-    return order
-
-
 def _cut(tree: RolloutTree, leaves: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
     """Depth-first leaves in groups whose paths, shared tokens counted once, have at most `max_tokens`."""
     group: list[int] = []
@@ -287,7 +276,7 @@ def _piece(tree: RolloutTree, credit: Credit, share: np.ndarray, weight_of: dict
         path = tree.path(leaf)
         weights[path] += weight
         counts[path] += 1
-    nodes = [node for node in _depth_first(tree) if counts[node]]
+    nodes = [node for node in tree.depth_first() if counts[node]]
     return _Piece(tree, credit, nodes, (weights * share)[nodes], counts[nodes], share, weight_of)
 
 

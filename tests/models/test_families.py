@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from elpo.cli import main
-from elpo.rollout.dialogue import Dialogue, MalformedCall
-from elpo.rollout.tool_calls import parse_llama_call
+from elpo.rollout.dialogue import Dialogue
+from elpo.rollout.tool_calls import MalformedCall, parse_llama_call
 from elpo.tasks.tool_turns import PYTHON_SCHEMA
 from elpo.training.model_check import check_model
 from elpo.types import ToolCall

@@ -64,7 +64,7 @@ def endpoint_source(config: Config, connection: Connection, journal: Path) -> It
     """
     task = load_task(config.task.name, config.task.options)
     rollout = config.rollout
-    limits = Limits(rollout.max_turns, rollout.max_tokens, rollout.max_turn_tokens)
+    limits = Limits.of(rollout)
     with ExitStack() as stack:
         stack.callback(getattr(task, "close", lambda: None))
         tools = make_tools(task, config)

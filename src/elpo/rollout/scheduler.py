@@ -25,11 +25,9 @@ from elpo.algorithms.strategies import RolloutRequest, Strategy
 from elpo.interfaces import Engine, InfrastructureFault, Task, Tool, Turn, TurnRequest
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Environment, Episode, Limits
-from elpo.rollout.faults import FaultMeter, InfrastructureError
+from elpo.rollout.faults import FaultMeter
 from elpo.tree import ROOT, RolloutTree
 from elpo.types import Outcome, Problem, StopReason, ToolCall, ToolResult, ToolStatus
-
-__all__ = ["InfrastructureError", "OnTree", "RolloutCounts", "Scheduler"]
 
 OnTree = Callable[[RolloutTree], None]
 

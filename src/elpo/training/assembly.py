@@ -314,5 +314,4 @@ def make_scheduler(
         prefix_cache_mb=config.prefix_cache_mb,
         autocast=autocast,
     )
-    limits = Limits(config.max_turns, config.max_tokens, config.max_turn_tokens)
-    return Scheduler(engine, task, tools, dialogue, limits, deterministic=config.deterministic)
+    return Scheduler(engine, task, tools, dialogue, Limits.of(config), deterministic=config.deterministic)
