@@ -114,7 +114,7 @@ def through_http(
     endpoint = Endpoint(url, retries=Retries(attempts, first_pause=0.05, timeout=TIMEOUT))
     limits = Limits.of(config.rollout)
     from elpo.tasks.loading import load_task
-    from elpo.training.assembly import make_tools
+    from elpo.training.tools import make_tools
 
     task = load_task(config.task.name, config.task.options)
     tools = make_tools(task, config)

@@ -39,8 +39,8 @@ from elpo.config import Config
 from elpo.interfaces import InfrastructureFault
 from elpo.models.tiny import train_tokenizer
 from elpo.recipes import load_config
+from elpo.rollout.counts import RolloutCounts
 from elpo.rollout.dialogue import Dialogue
-from elpo.rollout.scheduler import RolloutCounts
 from elpo.tasks.tool_turns import PYTHON_SCHEMA
 from elpo.tree import RolloutTree
 from elpo.types import ToolResult, ToolStatus

@@ -15,7 +15,7 @@ from elpo.config import Config
 from elpo.tools.python import PythonTool
 from elpo.tools.sandbox import states
 from elpo.tools.sandbox.states import Interpreters
-from elpo.training.assembly import make_tools
+from elpo.training.tools import make_tools
 from elpo.types import Problem, ToolStatus
 from tests.tools.python_calls import (
     LINUX_ONLY,

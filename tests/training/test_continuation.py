@@ -17,8 +17,9 @@ import torch
 
 import elpo
 from elpo.training.checkpoint import Checkpoints, Position
+from elpo.training.interruption import Interrupted
 from elpo.training.run_folder import RunFolder
-from elpo.training.trainer import Interrupted, Result, train
+from elpo.training.trainer import Result, train
 from tests.coins import coins_config
 from tests.training import killed_run
 from tests.training.killed_run import Until

@@ -14,12 +14,13 @@ import torch
 from elpo.algorithm_config import AlgorithmConfig, LossConfig
 from elpo.algorithms.credit_rules import assign_credits
 from elpo.config import OptimizerConfig, RLConfig
+from elpo.training.interruption import Interrupted
 from elpo.training.launching import make_accelerator
 from elpo.training.learner import Learner
 from elpo.training.policy_update import packed, update_policy
 from elpo.training.reference import Reference
 from elpo.training.run_folder import RunFolder
-from elpo.training.trainer import Interrupted, train
+from elpo.training.trainer import train
 from elpo.tree import RolloutTree
 from elpo.types import Outcome
 from tests.coins import coins_config

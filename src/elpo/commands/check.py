@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from elpo.recipes import load_config
     from elpo.tasks.check import SPLITS, check_task
     from elpo.tasks.loading import load_task
-    from elpo.training.assembly import make_tools
+    from elpo.training.tools import make_tools
     from elpo.viz.checks import render_checks
 
     require_overrides(args.items, "an option")

@@ -80,7 +80,7 @@ def open_tools(names: str | None, task: Task | None, config: Config, stack: Exit
         ValueError: there is no such tool, or it does not work here.
     """
     from elpo.tools.functions import load_function_tool
-    from elpo.training.assembly import make_tools
+    from elpo.training.tools import make_tools
 
     wanted = [name.strip() for name in (names or "").split(",") if name.strip()]
     if names is None and task is not None:

@@ -19,8 +19,9 @@ from elpo.rollout.chat import ChatAgent, Outage
 from elpo.rollout.episode import Limits
 from elpo.rollout.scheduler import OnTree
 from elpo.tasks.loading import load_task
-from elpo.training.assembly import assemble, choose_device, make_scheduler, make_tools
+from elpo.training.assembly import assemble, choose_device, make_scheduler
 from elpo.training.model_loading import autocast_dtype
+from elpo.training.tools import make_tools
 from elpo.training.vllm_sampling import sync_weights
 from elpo.tree import RolloutTree
 from elpo.types import Problem

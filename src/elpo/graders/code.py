@@ -26,7 +26,8 @@ from elpo.graders.code_tests import CallTest, CheckTest, CodeTests, StdioTest, T
 from elpo.graders.code_values import matches, same_output, shown, truth
 from elpo.graders.grade import Grade, Verdict
 from elpo.tools.python import DEFAULT_PRELOAD
-from elpo.tools.sandbox.process import InterpreterLost, Limits
+from elpo.tools.sandbox.connection import InterpreterLost
+from elpo.tools.sandbox.process import Limits
 from elpo.tools.sandbox.zygotes import ZygotePool, zygote_configuration
 from elpo.types import ToolStatus
 
