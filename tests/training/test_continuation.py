@@ -26,6 +26,7 @@ from tests.training.killed_run import Until
 from tests.training.same_run import assert_identical, assert_same_run, timeless
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{Path(elpo.__file__).parents[1]}{os.pathsep}{ROOT}"}
 
 
 def test_stopped_runs_continue_as_if_nothing_had_happened(
@@ -79,13 +80,12 @@ def test_killed_runs_continue_as_if_nothing_had_happened(
     straight: tuple[RunFolder, Result], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    environment = {**os.environ, "PYTHONPATH": f"{Path(elpo.__file__).parents[1]}{os.pathsep}{ROOT}"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.training.killed_run", str(run)],
         capture_output=True,
         text=True,
         check=True,
-        env=environment,
+        env=ENVIRONMENT,
     )
     deaths = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(point, status) for point, status, _ in deaths] == [
@@ -112,10 +112,9 @@ def test_ctrl_c_in_a_terminal_reaches_the_tools_as_well(
     config = coins_config(run.path, *overrides)
     run.prepare(config)
     code = "import sys; from elpo.cli import main; sys.exit(main(['train', sys.argv[1], '--resume']))"
-    environment = {**os.environ, "PYTHONPATH": f"{Path(elpo.__file__).parents[1]}{os.pathsep}{ROOT}"}
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(run.path)],
-        env=environment,
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

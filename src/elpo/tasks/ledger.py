@@ -21,7 +21,7 @@ from elpo.schema import Count
 from elpo.tasks.ledger_book import book_setup, written_entries
 from elpo.tasks.ledger_demonstrations import demonstrate, demonstrator_success
 from elpo.tasks.ledger_story import MAX_LINES, VERBS, Story, stories
-from elpo.tasks.synthetic import Rate, SyntheticConfig, final_boxed, first_lost_step, is_count
+from elpo.tasks.synthetic import Rate, SyntheticConfig, final_boxed, first_lost_step, same_integer
 from elpo.types import Outcome, Problem, Step, StopReason, ToolCall
 
 INSTRUCTION = (
@@ -124,7 +124,7 @@ def recoverable(problem: Problem, steps: Sequence[Step]) -> bool:
     if entries is None or any(entry.op != op for entry, (op, _, _) in zip(entries, lines, strict=False)):
         return False
     if steps and not steps[-1].is_tool_step:
-        return len(entries) == len(lines) and is_count(final_boxed(steps), problem.answer)
+        return len(entries) == len(lines) and same_integer(final_boxed(steps), problem.answer)
     turns_left = int(problem.metadata["max_turns"]) - len(steps)
     return turns_left >= len(lines) - len(entries) + 1
 

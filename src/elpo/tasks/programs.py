@@ -21,7 +21,7 @@ from elpo.schema import Count
 from elpo.tasks.programs_demonstrations import definition, demonstrate, demonstrator_success
 from elpo.tasks.programs_session import Definition, committed, program_setup
 from elpo.tasks.programs_spec import MAX_LINES, VERBS, Line, Spec, specs
-from elpo.tasks.synthetic import Rate, SyntheticConfig, final_boxed, first_lost_step, is_count
+from elpo.tasks.synthetic import Rate, SyntheticConfig, final_boxed, first_lost_step, same_integer
 from elpo.types import Outcome, Problem, Step, StopReason, ToolCall
 
 INSTRUCTION = (
@@ -125,7 +125,7 @@ def recoverable(problem: Problem, steps: Sequence[Step]) -> bool:
     if written is None or not all(d.passes(line.unit_tests) for d, line in zip(written, lines, strict=False)):
         return False
     if steps and not steps[-1].is_tool_step:
-        return len(written) == len(lines) and is_count(final_boxed(steps), problem.answer)
+        return len(written) == len(lines) and same_integer(final_boxed(steps), problem.answer)
     turns_left = int(problem.metadata["max_turns"]) - len(steps)
     return turns_left >= len(lines) - len(written) + 1
 

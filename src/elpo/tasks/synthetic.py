@@ -152,7 +152,7 @@ def final_boxed(steps: Sequence[Step]) -> str | None:
     return last_boxed(steps[-1].text) if steps and not steps[-1].is_tool_step else None
 
 
-def is_count(answer: str | None, truth: str) -> bool:
+def same_integer(answer: str | None, truth: str) -> bool:
     """True where the answer is `truth` as a plain integer; a leading + or zeros do not matter."""
     match = re.fullmatch(r"\s*\+?0*(\d+)\s*", answer or "", re.ASCII)
     return match is not None and match[1] == truth
