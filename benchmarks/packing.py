@@ -21,9 +21,10 @@ import torch
 from accelerate import Accelerator
 from report import arguments, publish
 
+from elpo.algorithm_config import AlgorithmConfig
 from elpo.algorithms.credit import assign_credit
 from elpo.algorithms.strategies import bel
-from elpo.config import AlgorithmConfig, OptimizerConfig, RLConfig, TinyModelConfig
+from elpo.config import OptimizerConfig, RLConfig, TinyModelConfig
 from elpo.engines.scripted import ScriptedEngine
 from elpo.models.tiny import initial_model, train_tokenizer
 from elpo.rollout.dialogue import Dialogue
@@ -34,6 +35,7 @@ from elpo.tools.python import PythonTool
 from elpo.training.learner import Learner
 from elpo.training.policy_update import update_policy
 from elpo.tree import RolloutTree
+from elpo.tree_packing import num_unique
 
 MODELS = {
     "1M": TinyModelConfig(hidden_size=128, num_layers=4, intermediate_size=384),
@@ -112,7 +114,7 @@ def measure(
             gradients[way] = torch.cat(parameters).clone()
     difference = (gradients["tree"] - gradients["rows"]).norm() / gradients["rows"].norm()
     lengths = [len(tree.context(leaf)) for tree in trees for leaf in tree.leaves]
-    unique = sum(len(tree.prompt_ids) + sum(len(n.step.token_ids) for n in tree.nodes) for tree in trees)
+    unique = sum(num_unique(tree, tree.leaves) for tree in trees)
     return {
         "steps": num_steps,
         "model": size,
@@ -158,16 +160,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = train_tokenizer(LedgerTask().demonstrations(300, seed=0))
-    tool = PythonTool(num_workers=1)
     rows = []
-    try:
+    with PythonTool(num_workers=1) as tool:
         for cell in args.cells:
             steps, size = cell.split("x")
             trees = grow(int(steps), args.trees, tokenizer, tool, args.seed)
             rows.append(measure(int(steps), size, trees, tokenizer, args.repeats))
             print(table(rows[-1:]).splitlines()[-1], flush=True)
-    finally:
-        tool.close()
     title = "Packed training against unrolled rows"
     publish(args.out, "packing", title, {"seed": args.seed, "rows": rows}, table(rows))
 

@@ -13,7 +13,8 @@ from elpo.algorithms.strategies import RolloutRequest, bel, independent, random_
 from elpo.engines.scripted import ScriptedEngine
 from elpo.interfaces import InfrastructureFault
 from elpo.rollout.episode import MAX_MALFORMED_CALLS, Limits
-from elpo.rollout.scheduler import InfrastructureError, Scheduler
+from elpo.rollout.faults import InfrastructureError
+from elpo.rollout.scheduler import Scheduler
 from elpo.tree import ROOT
 from elpo.types import StopReason, ToolStatus
 from tests.rollout.conftest import CounterTool, SumTask, call

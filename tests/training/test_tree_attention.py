@@ -20,9 +20,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from elpo.algorithm_config import AlgorithmConfig, LossConfig
 from elpo.algorithms.credit import assign_credit
 from elpo.algorithms.credit_rules import assign_credits
-from elpo.config import AlgorithmConfig, LossConfig, RLConfig
+from elpo.config import RLConfig
 from elpo.packing import TreeLayout, tree_layout
 from elpo.training.policy_update import update_policy
 from elpo.training.sft import Conversation, sft_update

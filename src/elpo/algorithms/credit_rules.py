@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from elpo.algorithm_config import AlgorithmConfig, CreditConfig
 from elpo.algorithms.advantage import (
     branch_advantages,
     hierarchical_advantages,
@@ -25,7 +26,6 @@ from elpo.algorithms.prefix_reward import prefix_reward_advantages
 from elpo.algorithms.tree_groups import tree_group_advantages
 from elpo.algorithms.vine import step_values
 from elpo.algorithms.whitening import whiten
-from elpo.config import AlgorithmConfig, CreditConfig
 from elpo.tree import RolloutTree
 
 CreditRule = Callable[[RolloutTree, CreditConfig], np.ndarray]

@@ -23,35 +23,14 @@ import numpy as np
 from elpo.algorithms.budget import BudgetLedger
 from elpo.algorithms.strategies import RolloutRequest, Strategy
 from elpo.interfaces import Engine, InfrastructureFault, Task, Tool, Turn, TurnRequest
+from elpo.rollout.counts import RolloutCounts
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Environment, Episode, Limits
-from elpo.rollout.faults import FaultMeter, InfrastructureError
+from elpo.rollout.faults import FaultMeter
 from elpo.tree import ROOT, RolloutTree
 from elpo.types import Outcome, Problem, StopReason, ToolCall, ToolResult, ToolStatus
 
-__all__ = ["InfrastructureError", "OnTree", "RolloutCounts", "Scheduler"]
-
 OnTree = Callable[[RolloutTree], None]
-
-
-@dataclass
-class RolloutCounts:
-    """What growing some trees cost. `rollouts` counts every draw, unusable ones included."""
-
-    rollouts: int = 0
-    faults: int = 0  # unusable rollouts, whether a tool or the grader failed
-    grader_faults: int = 0
-    turns: int = 0
-    sampled_tokens: int = 0
-    tool_calls: int = 0
-    tool_seconds: float = 0.0
-    statuses: dict[ToolStatus, int] = field(default_factory=dict)
-
-    def __add__(self, other: RolloutCounts) -> RolloutCounts:
-        sums = {name: v + getattr(other, name) for name, v in vars(self).items() if name != "statuses"}
-        keys = {**self.statuses, **other.statuses}
-        statuses = {key: self.statuses.get(key, 0) + other.statuses.get(key, 0) for key in keys}
-        return RolloutCounts(**sums, statuses=statuses)
 
 
 @dataclass(eq=False)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from elpo.interfaces import EngineCounts
-from elpo.rollout.scheduler import RolloutCounts
+from elpo.rollout.counts import RolloutCounts
 from elpo.tree import RolloutTree
 from elpo.types import ToolStatus
 
