@@ -7,7 +7,8 @@ seeds, in turns. The model has random weights and does all its work at every tok
 then read from a script, a clerk who makes a given number of entries and then answers, so that length of
 trajectories and success are the benchmark's to set. A trajectory succeeds if none of its entries was wrong.
 The model is a tiny one, where attention to what is cached takes over a quarter of the time, and one layer of
-Qwen2.5-0.5B, where it takes a tenth as in the whole of that model. Times are those of one run, the fastest of --repeats in turns. Writes rollouts.json and rollouts.md to --out.
+Qwen2.5-0.5B, where it takes a tenth, as in the whole of that model. Times are those of one run, the fastest
+of --repeats in turns. Writes rollouts.json and rollouts.md to --out.
 """
 
 from __future__ import annotations
@@ -164,8 +165,8 @@ def table(pairs: list[dict[str, Any]]) -> str:
     lines = [
         "ELPO over GRPO, 64 problems of 16 rollouts:",
         "",
-        "| model | steps | slots | seconds | processor seconds | tokens | engine steps | tool calls | occupancy ELPO "
-        "| occupancy GRPO | prefix tokens reused ELPO | GRPO |",
+        "| model | steps | slots | seconds | processor seconds | tokens | engine steps | tool calls "
+        "| occupancy ELPO | occupancy GRPO | prefix tokens reused ELPO | GRPO |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for pair in pairs:

@@ -246,8 +246,8 @@ class _Collection:
         self._grades[self._threads.submit(grade, tree.problem, steps, episode.stop)] = rollout
 
     def _take_results(self) -> None:
-        """Continue the rollouts whose tool call or grading, begun before the last engine step, is over, in the
-        order they were started."""
+        """Continue the rollouts whose tool call or grading, begun before the last engine step, is over, in
+        the order they were started."""
         waiting: list[Future[Any]] = [*self._calls, *self._grades]
         if not waiting:
             return
