@@ -153,7 +153,7 @@ def block_attention(
     """
     mask = block_mask(layout)
     for x in (query, key, value):
-        torch._dynamo.maybe_mark_dynamic(x, 2)  # type: ignore[attr-defined]
+        torch._dynamo.maybe_mark_dynamic(x, 2)
     attended: Tensor = _compiled()(
         query,
         key,
