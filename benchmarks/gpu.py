@@ -23,6 +23,10 @@ rows of size d; S: unique sampled tokens; C: keys seen, summed over tokens. `wor
 really does in matrix products: padding, masked scores of a dense mask, the vocabulary's second forward
 pass.
 
+Sampling: groups of 16 turns with one random prompt, as many as there are slots. The share of bandwidth
+compares with reading all weights once a step and every slot's keys and values, in bfloat16, at the
+published rate.
+
 A part that fails is a row that says why, and results are written after every part: gpu.json and gpu.md in
 --out.
 """
@@ -140,7 +144,7 @@ def gigabytes(value: float | None) -> str:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--device", choices=["cuda", "cpu"], help="cuda, where there is one")
-    parser.add_argument("--sizes", nargs="+", choices=SHAPES, default=["0.5B", "1B", "0.1B"], metavar="SIZE")
+    parser.add_argument("--sizes", nargs="+", choices=SHAPES, default=["1B", "0.5B", "0.1B"], metavar="SIZE")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), metavar="MODE")
     parser.add_argument("--minutes", type=float, default=8.0, help="after which no further part is begun")
     parser.add_argument("--trees", type=int, default=2)
@@ -188,9 +192,7 @@ def main() -> None:
         model.zero_grad(set_to_none=True)
         for name, slots in itertools.product(ENGINES, args.slots):
             with noted(found.rollouts, **cell, engine=name, slots=slots) as row:
-                clock.require_time()
-                with ENGINES[name](model, mode, slots, args.prompt + args.tokens) as engine:
-                    row |= measure_rollouts(engine, model, clock, rates, slots, args.prompt, args.tokens)
+                row |= measure_rollouts(name, model, mode, clock, rates, slots, args.prompt, args.tokens)
             found.write()
         del model
 

@@ -89,18 +89,18 @@ class Clock:
 
 @contextmanager
 def noted(rows: list[dict[str, Any]], **cell: Any) -> Iterator[dict[str, Any]]:
-    """A row of the table; what goes wrong stands in it, and its memory is given back."""
+    """A row of the table; what goes wrong stands in it."""
     row: dict[str, Any] = dict(cell)
     rows.append(row)
+    gc.collect()  # of the part before
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     try:
         yield row
     except Exception as error:  # out of memory, no kernel, no package: each raises its own
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         row["failed"] = f"{type(error).__name__}: {reason}"[:300]
         print(cell, row["failed"], flush=True)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def published_rates(device: torch.device) -> Device | None:

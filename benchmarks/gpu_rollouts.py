@@ -73,21 +73,31 @@ def sample_all(engine: Any, vocab: int, num: int, prompt: int, tokens: int) -> i
 
 
 def measure_rollouts(
-    engine: Any, model: Any, clock: Clock, rates: Device | None, num: int, prompt: int, tokens: int
+    name: str,
+    model: Any,
+    mode: str,
+    clock: Clock,
+    rates: Device | None,
+    slots: int,
+    prompt: int,
+    tokens: int,
 ) -> dict[str, Any]:
     """One row of the table; as many turns at a time as there are slots."""
+    clock.require_time()
     config = model.config
-    sample_all(engine, config.vocab_size, num, prompt, 4)
-    clock.start_peak()
-    before = engine.counts.decode_steps
-    seconds, total = clock.seconds(lambda: sample_all(engine, config.vocab_size, num, prompt, tokens))
+    with ENGINES[name](model, mode, slots, prompt + tokens) as engine:
+        sample_all(engine, config.vocab_size, slots, prompt, 4)
+        clock.start_peak()
+        before = engine.counts.decode_steps
+        seconds, total = clock.seconds(lambda: sample_all(engine, config.vocab_size, slots, prompt, tokens))
+        steps = engine.counts.decode_steps - before
     weights = 2 * sum(p.numel() for name, p in model.named_parameters() if ".lora_" not in name)
     of_context = 4 * config.num_key_value_heads * head_size(config) * config.num_hidden_layers
-    least = tokens * (weights + num * (prompt + tokens / 2) * of_context)  # bytes, in bfloat16
+    least = tokens * (weights + slots * (prompt + tokens / 2) * of_context)  # bytes, in bfloat16
     return {
         "seconds": seconds,
         "tokens_per_second": total / seconds,
-        "decode_steps_per_second": (engine.counts.decode_steps - before) / seconds,
+        "decode_steps_per_second": steps / seconds,
         "bandwidth_share": least / rates.bandwidth / seconds if rates else None,
         "peak_gb": clock.peak_gb(),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,7 +19,10 @@ def device() -> torch.device:
 
 
 @pytest.fixture(autouse=True)
-def _from_scratch() -> None:
-    """What other tests have decided about devices and compiled is forgotten."""
+def _from_scratch() -> Iterator[None]:
+    """What other tests have decided about devices is forgotten; what they have compiled is kept, and may be
+    more than one run would need.
+    """
     AcceleratorState._reset_state(True)
-    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=64):
+        yield

@@ -234,7 +234,7 @@ def test_flex_attention_and_its_gradient_are_those_of_the_runs(monkeypatch: pyte
     compiled = torch.compile(torchs.flex_attention, backend=programs, fullgraph=True)
     monkeypatch.setattr(tree_attention, "_compiled", lambda: compiled)
     lengths, needed = [], []
-    for num in (10, 60, 130, 90, 40):
+    for num in (10, 60, 130, 40):
         layout = random_layout(num, num)
         lengths.append(length := len(layout.positions))
         generator = torch.Generator().manual_seed(num)
