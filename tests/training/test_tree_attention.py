@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -257,6 +259,25 @@ def test_flex_attention_and_its_gradient_are_those_of_the_runs(monkeypatch: pyte
         needed.append(programs.frame_count)
     assert max(lengths) > 2 * BLOCK > BLOCK > min(lengths)
     assert needed[-1] == needed[2] <= 6
+
+
+@pytest.mark.slow  # compiles C++
+@torch.no_grad()
+def test_compiled_for_this_machine_flex_attention_sees_what_the_runs_see() -> None:
+    """Forward, for one length: torch 2.13 writes C++ that does not compile for rows of all lengths."""
+    if shutil.which("g++") is None:
+        pytest.skip("there is no C++ compiler")
+    torch._dynamo.reset()
+    tree_attention._compiled.cache_clear()
+    layout = random_layout(1, 200)
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        torch.randn(1, len(layout.positions), heads, 32, generator=generator).transpose(1, 2)
+        for heads in (14, 2, 2)
+    ]
+    with mock.patch.object(torch._dynamo, "maybe_mark_dynamic"):
+        flex = block_attention(*parts, layout)
+    torch.testing.assert_close(flex, run_attention(*parts, layout), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))

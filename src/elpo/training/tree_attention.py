@@ -148,17 +148,16 @@ def block_attention(
 ) -> Tensor:
     """FlexAttention over the blocks that hold anything to see: [1, H, N, D] to [1, N, H, D].
 
-    Deviation from transformers' own `flex_attention_forward`: one program for all lengths instead of, after
-    some lengths, a fall back to all N x N scores; and keys are not repeated where H is no power of two.
+    Deviation from transformers' `flex_attention_forward`: keys are not repeated where H is no power of two,
+    and more programs than torch allows are an error instead of all N x N scores, uncompiled.
     """
-    mask = block_mask(layout)
     for x in (query, key, value):
         torch._dynamo.maybe_mark_dynamic(x, 2)
     attended: Tensor = _compiled()(
         query,
         key,
         value,
-        block_mask=mask,
+        block_mask=block_mask(layout),
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
         kernel_options={"FORCE_USE_FLEX_ATTENTION": True},  # short rows have no program of their own
@@ -170,7 +169,6 @@ def block_attention(
 def _compiled() -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    # without fullgraph torch would leave FlexAttention uncompiled, silently, after too many programs
     compiled: Callable[..., Any] = torch.compile(flex_attention, fullgraph=True)
     return compiled
 
