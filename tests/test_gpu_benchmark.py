@@ -66,6 +66,13 @@ def test_rates_are_found_by_the_devices_name(monkeypatch: pytest.MonkeyPatch) ->
     assert gpu_parts.published_rates(torch.device("cuda")) is None
 
 
+def test_models_have_as_many_weights_as_the_published_ones() -> None:
+    published = {"0.1B": 134_515_008, "0.5B": 494_032_768, "1B": 1_235_814_400}
+    for size, num_weights in published.items():
+        model = gpu_parts.build_model(size, "all weights", torch.device("meta"))
+        assert sum(p.numel() for p in model.parameters()) == num_weights
+
+
 @pytest.mark.parametrize("way", ["rows", "runs"])
 def test_operations_are_those_torch_counts(way: str) -> None:
     """But for attention, of which torch counts what its kernels recompute."""
