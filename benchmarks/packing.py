@@ -26,6 +26,7 @@ from elpo.algorithms.credit import assign_credit
 from elpo.algorithms.strategies import bel
 from elpo.config import OptimizerConfig, RLConfig, TinyModelConfig
 from elpo.engines.scripted import ScriptedEngine
+from elpo.interfaces import Tool
 from elpo.models.tiny import initial_model, train_tokenizer
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Limits
@@ -44,8 +45,11 @@ MODELS = {
 NUM_ROLLOUTS = 16
 
 
-def clerk(num_calls: int, success: float) -> Callable[[str, float], str]:
-    """A policy of `num_calls` entries and an answer; each entry is right with success^(1/num_calls)."""
+def clerk(num_calls: int, success: float, thought: str = "") -> Callable[[str, float], str]:
+    """A policy of `num_calls` entries and an answer; each entry is right with success^(1/num_calls).
+
+    It says the `thought` before each entry.
+    """
 
     def policy(context: str, uniform: float) -> str:
         done = context.count("<tool_response>")
@@ -53,7 +57,8 @@ def clerk(num_calls: int, success: float) -> Callable[[str, float], str]:
             right = uniform < success ** (1 / num_calls)
             amount = 2 + int(uniform * 1e6) % 8
             code = f"book.add({amount})" if right else f"book.mul({amount})"
-            return f'<tool_call>\n{{"name": "python", "arguments": {{"code": "{code}"}}}}\n</tool_call>'
+            call = f'{{"name": "python", "arguments": {{"code": "{code}"}}}}'
+            return f"{thought}<tool_call>\n{call}\n</tool_call>"
         return "\\boxed{0}"
 
     return policy
@@ -68,13 +73,18 @@ class Entries(LedgerTask):
         return type(outcome)(1.0 if correct else -1.0, correct, stop)
 
 
-def grow(num_steps: int, num_trees: int, tokenizer: Any, tool: PythonTool, seed: int) -> list[RolloutTree]:
+def grow(
+    num_steps: int, num_trees: int, tokenizer: Any, tool: Tool, seed: int, thought: str = ""
+) -> list[RolloutTree]:
     """Trees of trajectories with `num_steps` steps, the answer included."""
     dialogue = Dialogue(tokenizer, [tool.schema])
     engine = ScriptedEngine(
-        clerk(num_steps - 1, 0.2), tokenizer, 64, entropy=lambda context, turn: len(turn) % 7 / 7 + 0.1
+        clerk(num_steps - 1, 0.2, thought),
+        tokenizer,
+        64,
+        entropy=lambda context, turn: len(turn) % 7 / 7 + 0.1,
     )
-    limits = Limits(num_steps + 1, 20_000, 200)
+    limits = Limits(num_steps + 1, 40_000, 1_000)
     task = Entries()
     scheduler = Scheduler(engine, task, {"python": tool}, dialogue, limits)
     problems = [

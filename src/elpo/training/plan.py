@@ -89,7 +89,7 @@ def plan(config: Config, device: Device, num_processes: int = 1, sharded: bool =
         "whole copy for sampling": (trained + frozen) * width if sharded else 0.0,
         "keys and values of the slots": config.rollout.num_slots
         * _capacity(config.rollout.max_tokens)
-        * _cache_bytes(text, 3 if autocast and not sharded else width),  # keys are rotated in float32
+        * _cache_bytes(text, width),
         "kept prefixes": config.rollout.prefix_cache_mb * 2.0**20,
     }
     in_training = {
