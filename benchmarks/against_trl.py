@@ -34,14 +34,16 @@ from elpo.algorithms.strategies import bel
 from elpo.config import Config, OptimizerConfig
 from elpo.engines.scripted import ScriptedEngine
 from elpo.models.tiny import initial_model, train_tokenizer
+from elpo.rollout.counts import RolloutCounts
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Limits
-from elpo.rollout.scheduler import RolloutCounts, Scheduler
+from elpo.rollout.scheduler import Scheduler
 from elpo.tasks.ledger import LedgerTask
 from elpo.tools.python import PythonTool
 from elpo.training.learner import Learner
 from elpo.training.policy_update import update_policy
 from elpo.tree import RolloutTree
+from elpo.tree_packing import num_unique
 
 
 def clerk(mean_calls: int) -> Any:
@@ -188,7 +190,7 @@ def measure(
                 seconds[name] = min(seconds[name], time.process_time() - started)
     difference = (theirs.gradient - ours.gradient).norm() / ours.gradient.norm()
     lengths = [len(tree.context(leaf)) for tree in trees for leaf in tree.leaves]
-    unique = sum(len(tree.prompt_ids) + sum(len(n.step.token_ids) for n in tree.nodes) for tree in trees)
+    unique = sum(num_unique(tree, tree.leaves) for tree in trees)
     return {
         "mean_calls": mean_calls,
         "policy": policy,
@@ -229,15 +231,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = train_tokenizer(LedgerTask().demonstrations(300, seed=0))
-    tool = PythonTool(num_workers=1)
     rows = []
-    try:
+    with PythonTool(num_workers=1) as tool:
         for calls in args.calls:
             for policy in ("on-policy", "off-policy"):
                 rows.append(measure(calls, policy, args.trees, tokenizer, tool, args.seed, args.repeats))
                 print(table(rows[-1:]).splitlines()[-1], flush=True)
-    finally:
-        tool.close()
     title = "Our training step against TRL's GRPOTrainer"
     publish(args.out, "against_trl", title, {"seed": args.seed, "rows": rows}, table(rows))
 

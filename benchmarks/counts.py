@@ -16,8 +16,8 @@ from rollouts import STRATEGIES, Bench
 
 from elpo.algorithms.credit import assign_credit
 from elpo.batch import token_batch
-from elpo.packing import pack_trees
 from elpo.provenance import provenance
+from elpo.tree_packing import pack_trees
 
 RECORD = Path(__file__).with_name("counts.json")
 HISTORY = Path(__file__).with_name("counts_history.jsonl")

@@ -9,14 +9,13 @@ so that ratios mean something. Every row stops at the end token or after --token
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from report import arguments, publish
 
 from elpo.config import TinyModelConfig
 from elpo.engines.transformers import TransformersEngine
@@ -74,10 +73,15 @@ def continuous_tokens(model: Any, end: int, prompts: list[np.ndarray], tokens: i
     return sum(len(result.generated_tokens) for result in results.values())
 
 
+def table(rates: dict[str, float]) -> str:
+    """Markdown."""
+    lines = ["| way | tokens a second | times the engine |", "|---|---|---|"]
+    lines += [f"| {name} | {rate:.0f} | {rate / rates['engine']:.2f} |" for name, rate in rates.items()]
+    return "\n".join(lines)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--slots", type=int, default=128)
@@ -116,9 +120,9 @@ def main() -> None:
         except Exception as error:  # another version of transformers may not have it, or not on this device
             reason = str(error).splitlines()[0] if str(error) else ""
             print(f"{name}: not measured ({type(error).__name__}: {reason})")
-    for name, rate in rates.items():
-        print(f"{name:<20} {rate:8.0f} tokens/s   {rate / rates['engine']:.2f} x the engine")
-    print(json.dumps({"tokens_per_second": rates, **vars(args)}))
+    work = {"prompts": args.prompts, "tokens": args.tokens, "slots": args.slots, "threads": args.threads}
+    title = "The engine against transformers' own ways to sample"
+    publish(args.out, "engine", title, {"tokens_per_second": rates}, table(rates), **work)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from typing import Any
 
 from report import publish
 
-from elpo.graders.code import CodeGrader, CodeTests
-from elpo.graders.code_tests import CallTest, CheckTest
+from elpo.graders.code import CodeGrader
+from elpo.graders.code_tests import CallTest, CheckTest, CodeTests
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

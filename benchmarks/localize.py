@@ -112,9 +112,9 @@ def through_http(
     """A finding for every trajectory, the failed attempts by kind, and seconds."""
     config = load_config(run / "config.yaml")
     endpoint = Endpoint(url, retries=Retries(attempts, first_pause=0.05, timeout=TIMEOUT))
-    limits = Limits(config.rollout.max_turns, config.rollout.max_tokens, config.rollout.max_turn_tokens)
+    limits = Limits.of(config.rollout)
     from elpo.tasks.loading import load_task
-    from elpo.training.assembly import make_tools
+    from elpo.training.tools import make_tools
 
     task = load_task(config.task.name, config.task.options)
     tools = make_tools(task, config)

@@ -7,12 +7,16 @@ Each way runs in a process of its own, since a peak is never given back.
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import subprocess
 import sys
 import time
+from typing import Any
+
+from report import arguments, publish
+
+WAYS = ("whole", "chunks")
 
 
 def measure(way: str, tokens: int, vocab: int) -> dict[str, float]:
@@ -40,24 +44,39 @@ def measure(way: str, tokens: int, vocab: int) -> dict[str, float]:
     }
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = [
+        "Forward and backward.",
+        "",
+        "| logits | more memory, MB | seconds of CPU | loss | gradient norm |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            "| {way} | {megabytes:.0f} | {seconds:.1f} | {loss:.6f} | {gradient:.6f} |".format(**row)
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("--tokens", type=int, default=1200)
     parser.add_argument("--vocab", type=int, default=151_936)
-    parser.add_argument("--way", choices=["whole", "chunks"])
+    parser.add_argument("--way", choices=WAYS, help="measure this one here, and print its numbers as JSON")
     args = parser.parse_args()
     if args.way:
         print(json.dumps(measure(args.way, args.tokens, args.vocab)))
         return
-    print(f"{args.tokens} sampled tokens, a vocabulary of {args.vocab}, forward and backward:")
-    for way in ("whole", "chunks"):
+    rows = []
+    for way in WAYS:
         command = [sys.executable, __file__, "--way", way]
         command += ["--tokens", str(args.tokens), "--vocab", str(args.vocab)]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(
-            f"  {way:7} {found['megabytes']:7.0f} MB more  {found['seconds']:5.1f} s of CPU  "
-            f"loss {found['loss']:.6f}  gradient norm {found['gradient']:.6f}"
-        )
+        rows.append({"way": way, **found})
+    work = {"tokens": args.tokens, "vocabulary": args.vocab}
+    title = "Log-probabilities over a large vocabulary, with and without chunks"
+    publish(args.out, "logprobs", title, {"rows": rows}, table(rows), **work)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,12 @@ import torch
 from accelerate import Accelerator
 from report import arguments, publish
 
+from elpo.algorithm_config import AlgorithmConfig
 from elpo.algorithms.credit import assign_credit
 from elpo.algorithms.strategies import bel
-from elpo.config import AlgorithmConfig, OptimizerConfig, RLConfig, TinyModelConfig
+from elpo.config import OptimizerConfig, RLConfig, TinyModelConfig
 from elpo.engines.scripted import ScriptedEngine
+from elpo.interfaces import Tool
 from elpo.models.tiny import initial_model, train_tokenizer
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Limits
@@ -34,6 +36,7 @@ from elpo.tools.python import PythonTool
 from elpo.training.learner import Learner
 from elpo.training.policy_update import update_policy
 from elpo.tree import RolloutTree
+from elpo.tree_packing import num_unique
 
 MODELS = {
     "1M": TinyModelConfig(hidden_size=128, num_layers=4, intermediate_size=384),
@@ -42,8 +45,11 @@ MODELS = {
 NUM_ROLLOUTS = 16
 
 
-def clerk(num_calls: int, success: float) -> Callable[[str, float], str]:
-    """A policy of `num_calls` entries and an answer; each entry is right with success^(1/num_calls)."""
+def clerk(num_calls: int, success: float, thought: str = "") -> Callable[[str, float], str]:
+    """A policy of `num_calls` entries and an answer; each entry is right with success^(1/num_calls).
+
+    It says the `thought` before each entry.
+    """
 
     def policy(context: str, uniform: float) -> str:
         done = context.count("<tool_response>")
@@ -51,7 +57,8 @@ def clerk(num_calls: int, success: float) -> Callable[[str, float], str]:
             right = uniform < success ** (1 / num_calls)
             amount = 2 + int(uniform * 1e6) % 8
             code = f"book.add({amount})" if right else f"book.mul({amount})"
-            return f'<tool_call>\n{{"name": "python", "arguments": {{"code": "{code}"}}}}\n</tool_call>'
+            call = f'{{"name": "python", "arguments": {{"code": "{code}"}}}}'
+            return f"{thought}<tool_call>\n{call}\n</tool_call>"
         return "\\boxed{0}"
 
     return policy
@@ -66,13 +73,18 @@ class Entries(LedgerTask):
         return type(outcome)(1.0 if correct else -1.0, correct, stop)
 
 
-def grow(num_steps: int, num_trees: int, tokenizer: Any, tool: PythonTool, seed: int) -> list[RolloutTree]:
+def grow(
+    num_steps: int, num_trees: int, tokenizer: Any, tool: Tool, seed: int, thought: str = ""
+) -> list[RolloutTree]:
     """Trees of trajectories with `num_steps` steps, the answer included."""
     dialogue = Dialogue(tokenizer, [tool.schema])
     engine = ScriptedEngine(
-        clerk(num_steps - 1, 0.2), tokenizer, 64, entropy=lambda context, turn: len(turn) % 7 / 7 + 0.1
+        clerk(num_steps - 1, 0.2, thought),
+        tokenizer,
+        64,
+        entropy=lambda context, turn: len(turn) % 7 / 7 + 0.1,
     )
-    limits = Limits(num_steps + 1, 20_000, 200)
+    limits = Limits(num_steps + 1, 40_000, 1_000)
     task = Entries()
     scheduler = Scheduler(engine, task, {"python": tool}, dialogue, limits)
     problems = [
@@ -112,7 +124,7 @@ def measure(
             gradients[way] = torch.cat(parameters).clone()
     difference = (gradients["tree"] - gradients["rows"]).norm() / gradients["rows"].norm()
     lengths = [len(tree.context(leaf)) for tree in trees for leaf in tree.leaves]
-    unique = sum(len(tree.prompt_ids) + sum(len(n.step.token_ids) for n in tree.nodes) for tree in trees)
+    unique = sum(num_unique(tree, tree.leaves) for tree in trees)
     return {
         "steps": num_steps,
         "model": size,
@@ -158,16 +170,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = train_tokenizer(LedgerTask().demonstrations(300, seed=0))
-    tool = PythonTool(num_workers=1)
     rows = []
-    try:
+    with PythonTool(num_workers=1) as tool:
         for cell in args.cells:
             steps, size = cell.split("x")
             trees = grow(int(steps), args.trees, tokenizer, tool, args.seed)
             rows.append(measure(int(steps), size, trees, tokenizer, args.repeats))
             print(table(rows[-1:]).splitlines()[-1], flush=True)
-    finally:
-        tool.close()
     title = "Packed training against unrolled rows"
     publish(args.out, "packing", title, {"seed": args.seed, "rows": rows}, table(rows))
 

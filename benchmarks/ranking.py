@@ -20,8 +20,8 @@ import numpy as np
 from plots import Point, bars
 from report import arguments, publish
 
+from elpo.algorithm_config import AlgorithmConfig
 from elpo.algorithms.credit_rules import assign_credits
-from elpo.config import AlgorithmConfig
 from elpo.evaluation.ranking import Siblings, ranked, ranking_quality, reference_budget
 from elpo.recipes import load_config
 from elpo.training.assembly import assemble, make_strategy

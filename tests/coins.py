@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from elpo.config import Config
 from elpo.interfaces import Split
 from elpo.recipes import load_config
-from elpo.tasks.ledger_demonstrations import PYTHON_SCHEMA
+from elpo.tasks.tool_turns import PYTHON_SCHEMA, tool_turn
 from elpo.types import Outcome, Problem, Step, StopReason
 
 FIRST: dict[Split, int] = {"train": 100, "validation": 400, "test": 700}
@@ -62,9 +62,7 @@ class Coins:
         for _ in range(self.options.num_coins):
             bag.append(int(rng.random() < self.options.gold_share))
             code = f"bag.append({'gold' if bag[-1] else 'tin'}); bag"
-            function = {"name": "python", "arguments": {"code": code}}
-            calls = [{"type": "function", "function": function}]
-            messages.append({"role": "assistant", "content": "next", "tool_calls": calls})
+            messages.append(tool_turn("next", "python", code=code))
             messages.append({"role": "tool", "name": "python", "content": repr(bag)})
         messages.append({"role": "assistant", "content": "full"})
         return {"messages": messages, "tools": [PYTHON_SCHEMA]}

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from elpo.cli import main
-from elpo.tasks.ledger_demonstrations import PYTHON_SCHEMA
+from elpo.tasks.tool_turns import PYTHON_SCHEMA
 from elpo.training import assembly
 from elpo.training.run_folder import RunFolder
 from tests.coins import SETTINGS, Coins, CoinsOptions

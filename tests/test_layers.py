@@ -19,22 +19,23 @@ PACKAGE = Path(elpo.__file__).parent
 # Upwards. What stands on one line does not know of each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("elpo.by_name",),
+    ("elpo.schema", "elpo.strict_yaml"),
     (
         "elpo.types",
-        "elpo.config",
+        "elpo.algorithm_config",
         "elpo.versions",
         "elpo.provenance",
         "elpo.chat",
         "elpo.http_post",
         "elpo.settings_file",
     ),
-    ("elpo.tree", "elpo.interfaces"),
+    ("elpo.tree", "elpo.interfaces", "elpo.config"),
     ("elpo.engines", "elpo.tools", "elpo.models", "elpo.endpoints"),
     ("elpo.graders",),
     ("elpo.tasks",),
     ("elpo.algorithms",),
-    ("elpo.evaluation.estimators",),
-    ("elpo.batch", "elpo.packing", "elpo.tree_json", "elpo.recipes", "elpo.evaluation.trajectories"),
+    ("elpo.evaluation.estimators", "elpo.packing"),
+    ("elpo.batch", "elpo.tree_packing", "elpo.tree_json", "elpo.recipes", "elpo.evaluation.trajectories"),
     ("elpo.rollout",),
     (
         "elpo.evaluation.success",
@@ -72,6 +73,7 @@ TORCH = {
     "elpo.engines.vllm_turns",  # by way of sampling
     "elpo.engines.weights",
     "elpo.packing",
+    "elpo.tree_packing",
     "elpo.training.checkpoint",
     "elpo.training.collection",  # by way of sft
     "elpo.training.learner",

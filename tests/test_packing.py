@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from elpo.algorithms.credit import assign_credit
 from elpo.algorithms.surrogate import token_weights
 from elpo.batch import token_batch
-from elpo.packing import MicroBatch, balanced, num_unique, pack_trees, tree_layout
+from elpo.packing import MicroBatch, tree_layout
 from elpo.tree import RolloutTree
+from elpo.tree_packing import balanced, num_unique, pack_trees
 from elpo.types import Problem
 from tests.training.small import random_tree, small_model
 from tests.trees import Figure4

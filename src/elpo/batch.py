@@ -109,7 +109,8 @@ def trajectory_rows(
 
     The first `len(tree.prompt_ids)` places are the prompt's, with mask and advantage 0 and bounds 1.
     """
-    num_through = [len(leaves) for leaves in tree.leaves_below()]
+    num_through = np.array([len(leaves) for leaves in tree.leaves_below()])
+    share = 1 / num_through if shared_tokens == "once" else np.ones(len(tree.nodes))
     zeros = np.zeros(len(tree.prompt_ids))
     for i, leaf in enumerate(tree.leaves):
         path = tree.path(leaf)
@@ -121,7 +122,6 @@ def trajectory_rows(
         ) -> np.ndarray:
             return np.repeat([prompt, *values[path]], sizes)
 
-        share = 1 / np.asarray(num_through) if shared_tokens == "once" else np.ones(len(tree.nodes))
         sampled = np.concatenate([zeros, *(step.sampled for step in steps)])
         yield {
             "token_ids": tree.context(leaf),

@@ -64,7 +64,7 @@ def _is_explained(error: Exception) -> bool:
     if isinstance(error, RuntimeError):
         from elpo.endpoints.account import LimitReached
         from elpo.interfaces import InfrastructureFault
-        from elpo.rollout.scheduler import InfrastructureError
+        from elpo.rollout.faults import InfrastructureError
         from elpo.training.processes import ProcessFailed
 
         return isinstance(error, (InfrastructureError, InfrastructureFault, LimitReached, ProcessFailed))

@@ -109,6 +109,7 @@ class EngineCounts:
     decoded_tokens: int = 0  # sampled
     fed_tokens: int = 0  # context tokens (not sampled in the same turn) put through the model
     reused_tokens: int = 0  # context tokens whose keys and values were copied instead
+    evicted_tokens: int = 0  # kept for branches of a tree that went on, and dropped for want of memory
 
 
 class Engine(Protocol):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pydantic_core import ErrorDetails
 
 from elpo.algorithms.registry import ALGORITHMS
 from elpo.config import Config
+from elpo.strict_yaml import parse, where
 
 
 class ConfigError(ValueError):
@@ -35,33 +36,6 @@ class _Layer:
 
     origin: str
     settings: dict[str, Any]
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML where `1e-4` is a number, a date is text, and a key given twice is an error."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":float"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in keys:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            keys.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"),
-    list("-+0123456789."),
-)
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -152,9 +126,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the recipe {path} cannot be read: {error}") from None
     try:
-        settings = yaml.load(text, _Loader)
+        settings = parse(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}{_where(error)}") from None
+        raise ConfigError(f"{path}{where(error)}") from None
     if settings is None:
         return {}
     if not isinstance(settings, dict):
@@ -168,9 +142,9 @@ def _override_layer(text: str) -> _Layer:
         raise ConfigError(f"{text!r} is not an override; write key.sub=value, for example rl.num_steps=50")
     origin = f"override {text!r}"
     try:
-        value = yaml.load(value_text, _Loader)
+        value = parse(value_text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: the value is not YAML{_where(error)}") from None
+        raise ConfigError(f"{origin}: the value is not YAML{where(error)}") from None
     for name in reversed(key.split(".")):
         value = {name: value}
     assert isinstance(value, dict)
@@ -222,15 +196,6 @@ def _beyond(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, 
         elif key not in known or value != known[key]:
             kept[key] = value
     return kept
-
-
-def _where(error: yaml.YAMLError) -> str:
-    """`:line:column: what` of a YAML error."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        context = f" ({error.context})" if error.context else ""
-        return f":{mark.line + 1}:{mark.column + 1}: {error.problem}{context}"
-    return f": {error}"
 
 
 def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:

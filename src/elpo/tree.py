@@ -84,6 +84,16 @@ class RolloutTree:
             children.setdefault(node.parent, []).append(i)
         return children
 
+    def depth_first(self) -> list[int]:
+        """All nodes depth-first: a parent before its children, the first child with all below it first."""
+        children = self.children()
+        order: list[int] = []
+        pending = children.get(ROOT, [])[::-1]
+        while pending:
+            order.append(node := pending.pop())
+            pending += children.get(node, [])[::-1]
+        return order
+
     def leaves_below(self) -> list[list[int]]:
         """For every node the leaves whose path contains it, in the order drawn."""
         below: list[list[int]] = [[] for _ in self.nodes]

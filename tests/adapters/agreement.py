@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from elpo.algorithm_config import AlgorithmConfig
 from elpo.algorithms.credit_rules import assign_credits
-from elpo.config import AlgorithmConfig, RLConfig
+from elpo.config import RLConfig
 from elpo.training.policy_update import update_policy
 from elpo.tree import RolloutTree
 from tests.training.small import record_gradients, small_learner, small_model

@@ -21,8 +21,9 @@ from elpo.adapters.trl import ElpoTrainer, check_arguments, grow_rows, grpo_argu
 from elpo.algorithms.credit_rules import assign_credits
 from elpo.config import Config
 from elpo.interfaces import TurnRequest
+from elpo.rollout.counts import RolloutCounts
 from elpo.rollout.episode import Limits
-from elpo.rollout.scheduler import RolloutCounts, Scheduler
+from elpo.rollout.scheduler import Scheduler
 from elpo.training.assembly import assemble
 from elpo.tree import RolloutTree
 from elpo.types import Problem

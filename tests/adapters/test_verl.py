@@ -39,9 +39,9 @@ from elpo.config import Config
 from elpo.interfaces import InfrastructureFault
 from elpo.models.tiny import train_tokenizer
 from elpo.recipes import load_config
+from elpo.rollout.counts import RolloutCounts
 from elpo.rollout.dialogue import Dialogue
-from elpo.rollout.scheduler import RolloutCounts
-from elpo.tasks.ledger_demonstrations import PYTHON_SCHEMA
+from elpo.tasks.tool_turns import PYTHON_SCHEMA
 from elpo.tree import RolloutTree
 from elpo.types import ToolResult, ToolStatus
 from tests.adapters import agreement

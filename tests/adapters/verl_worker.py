@@ -26,7 +26,7 @@ from elpo.adapters.verl.loss import elpo_loss
 from elpo.adapters.verl.settings import verl_arguments
 from elpo.adapters.verl.trainer import token_columns
 from elpo.config import Config
-from elpo.rollout.scheduler import RolloutCounts
+from elpo.rollout.counts import RolloutCounts
 from tests.adapters.agreement import moved, our_update
 from tests.training.small import VOCAB, random_tree, small_model
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import zscore
 
+from elpo.algorithm_config import CreditConfig, LossConfig
 from elpo.algorithms.advantage import (
     branch_advantages,
     first_wrong_nodes,
@@ -21,7 +22,6 @@ from elpo.algorithms.clipping import clip_bounds, error_region
 from elpo.algorithms.credit import assign_credit
 from elpo.algorithms.credit_rules import CREDIT_RULES
 from elpo.algorithms.surrogates import SURROGATES
-from elpo.config import CreditConfig, LossConfig
 from elpo.tree import ROOT
 from elpo.types import Localization
 

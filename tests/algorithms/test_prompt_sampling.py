@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from elpo.algorithm_config import PromptConfig
 from elpo.algorithms.call_limit import call_limit
 from elpo.algorithms.prompt_sampling import (
     capped_draws,
@@ -18,7 +19,6 @@ from elpo.algorithms.prompt_sampling import (
     success_variance,
     valuable_prompts,
 )
-from elpo.config import PromptConfig
 from elpo.types import Problem
 from tests.trees import empty_tree, flat
 

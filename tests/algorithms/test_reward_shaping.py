@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from elpo.algorithm_config import RewardConfig
 from elpo.algorithms.reward_shaping import call_bonus, overlong_penalty, shape_rewards, stage
-from elpo.config import RewardConfig
 from elpo.types import ToolCall, ToolResult, ToolStatus
 from tests.trees import build_outcome, build_step, empty_tree, flat
 

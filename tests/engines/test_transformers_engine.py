@@ -158,10 +158,13 @@ def test_forgotten_prefixes_are_fed_again_and_memory_stays_bounded():
     assert engine.counts.reused_tokens == 0
 
     small = TransformersEngine(make_model(), (END,), num_slots=2, prefix_cache_mb=1)
+    left = 0  # tokens whose keys and values the finished rollouts left
     for i in range(40):
-        drain(small, [TurnRequest(i, i, prompt(i, 400), 5, seed=i)])
+        turns = drain(small, [TurnRequest(i, i, prompt(i, 400), 5, seed=i)])
+        left += 400 + len(turns[i][0].token_ids) - 1  # the last token is sampled, not fed
         assert small.prefix_bytes <= 1 << 20
-    assert small.prefix_bytes > 0
+    a_token = 2 * 2 * 2 * 8 * 4  # layers, keys and values, heads, head size, bytes
+    assert 0 < small.prefix_bytes == (left - small.counts.evicted_tokens) * a_token
 
 
 def test_released_requests_are_not_sampled():

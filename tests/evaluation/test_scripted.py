@@ -82,7 +82,7 @@ def test_success_is_what_was_played_on_real_data(name: str, path: str, num: int)
 @pytest.mark.parametrize("name", ["ledger", "lookup", "programs"])
 def test_the_synthetic_tasks_show_solutions_that_are_right(name: str) -> None:
     from elpo.config import Config, TaskConfig
-    from elpo.training.assembly import make_tools
+    from elpo.training.tools import make_tools
 
     task = load_task(name, {})
     tools = make_tools(task, Config(task=TaskConfig(name=name)))

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import elpo
-from elpo.graders.code import CodeGrader, CodeTests, last_code_block
+from elpo.graders.code import CodeGrader, last_code_block
+from elpo.graders.code_tests import CodeTests
 from elpo.graders.grade import Grade, Verdict
 
 from .code_exploits import FUNCTION_EXPLOITS, PROGRAM_EXPLOITS

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from elpo.graders.code import CodeGrader, CodeTests
-from elpo.graders.code_tests import CallTest, CheckTest
+from elpo.graders.code import CodeGrader
+from elpo.graders.code_tests import CallTest, CheckTest, CodeTests
 
 from .code_exploits import FUNCTION_EXPLOITS, PROGRAM_EXPLOITS
 from .contest_solutions import MISTAKES, SOLUTIONS

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from elpo.cli import main
-from elpo.rollout.dialogue import Dialogue, MalformedCall
-from elpo.rollout.tool_calls import parse_llama_call
-from elpo.tasks.ledger_demonstrations import PYTHON_SCHEMA
+from elpo.rollout.dialogue import Dialogue
+from elpo.rollout.tool_calls import MalformedCall, parse_llama_call
+from elpo.tasks.tool_turns import PYTHON_SCHEMA
 from elpo.training.model_check import check_model
 from elpo.types import ToolCall
 from tests.models.families import FAMILIES, model_of, save_family, tokenizer_of

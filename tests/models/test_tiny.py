@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from elpo.config import TinyModelConfig
 from elpo.models.tiny import CALL_TOKENS, SPECIAL_TOKENS, build_tiny, train_tokenizer
-from elpo.rollout.dialogue import Dialogue, parse_tool_call
+from elpo.rollout.dialogue import Dialogue
+from elpo.rollout.tool_calls import parse_tool_call
 from elpo.tasks.ledger import LedgerConfig, LedgerTask
 from elpo.tasks.lookup import LookupConfig, LookupTask
 from elpo.training.sft import conversation_tokens

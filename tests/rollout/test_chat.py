@@ -19,7 +19,6 @@ from elpo.endpoints.openai import Endpoint, Retries
 from elpo.engines.scripted import ScriptedEngine
 from elpo.evaluation.trajectories import sample_from_record, trajectory_records
 from elpo.interfaces import InfrastructureFault
-from elpo.packing import pack_trees
 from elpo.rollout.chat import MAX_LOST_IN_A_ROW, ChatAgent, Outage
 from elpo.rollout.episode import Limits
 from elpo.rollout.faults import InfrastructureError
@@ -27,6 +26,7 @@ from elpo.rollout.messages import step_messages
 from elpo.rollout.scheduler import Scheduler
 from elpo.tree import ROOT, RolloutTree
 from elpo.tree_json import tree_from_json, tree_to_json
+from elpo.tree_packing import pack_trees
 from elpo.types import MessageStep, Outcome, Problem, Step, StopReason, ToolStatus
 from tests.rollout.conftest import CounterTool, SumTask, call
 from tests.serving.scripted import counting, serving, total_of

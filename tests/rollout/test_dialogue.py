@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elpo.models.tiny import train_tokenizer
-from elpo.rollout.dialogue import Dialogue, MalformedCall, parse_tool_call
+from elpo.rollout.dialogue import Dialogue
+from elpo.rollout.tool_calls import MalformedCall, parse_tool_call
 
 MESSAGES = [
     {"role": "user", "content": "reach 7"},

@@ -20,6 +20,18 @@ def answer(count: object) -> Step:
     return step(f"\\boxed{{{count}}}")
 
 
+def executed(code: str, namespace: dict[str, Any]) -> Step:
+    """A call by plain `exec`, as a step with the status it really had."""
+    output, status = io.StringIO(), ToolStatus.OK
+    with contextlib.redirect_stdout(output):
+        try:
+            exec(compile(code, "<call>", "exec"), namespace)
+        except Exception as error:
+            status = ToolStatus.PROGRAM_ERROR
+            print(error)
+    return step(code, ToolCall("python", {"code": code}), ToolResult(status, output.getvalue()))
+
+
 class Ink:
     """A symbolic count that remembers which operations made it: what the book really contains."""
 
@@ -37,7 +49,7 @@ class Ink:
 
 
 class Session:
-    """A problem's session by plain `exec`; every call becomes a step with the status it really had."""
+    """A problem's session by plain `exec`; every call becomes a step."""
 
     def __init__(self, problem: Problem, symbolic: bool = False) -> None:
         self.namespace: dict[str, Any] = {"__name__": "__main__"}
@@ -51,12 +63,4 @@ class Session:
         return self._book._count
 
     def call(self, code: str) -> Step:
-        output, status = io.StringIO(), ToolStatus.OK
-        with contextlib.redirect_stdout(output):
-            try:
-                exec(compile(code, "<call>", "exec"), self.namespace)
-            except Exception as error:
-                status = ToolStatus.PROGRAM_ERROR
-                print(error)
-        call = ToolCall("python", {"code": code})
-        return step(code, call, ToolResult(status, output.getvalue()))
+        return executed(code, self.namespace)

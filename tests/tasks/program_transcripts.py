@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable
 from typing import Any
 
-from elpo.types import Problem, Step, ToolCall, ToolResult, ToolStatus
+from elpo.types import Problem, Step
 
-from .ledger_transcripts import step
+from .ledger_transcripts import executed
 
 _COMMITS = "        self._call, "
 
 
 class Session:
-    """A problem's session by plain `exec`; every call becomes a step with the status it really had."""
+    """A problem's session by plain `exec`; every call becomes a step."""
 
     def __init__(self, problem: Problem) -> None:
         self.committed: list[Callable[[int], int]] = []  # the very functions that the session took
@@ -30,11 +28,4 @@ class Session:
         return self._program._value
 
     def call(self, code: str) -> Step:
-        output, status = io.StringIO(), ToolStatus.OK
-        with contextlib.redirect_stdout(output):
-            try:
-                exec(compile(code, "<call>", "exec"), self.namespace)
-            except Exception as error:
-                status = ToolStatus.PROGRAM_ERROR
-                print(error)
-        return step(code, ToolCall("python", {"code": code}), ToolResult(status, output.getvalue()))
+        return executed(code, self.namespace)

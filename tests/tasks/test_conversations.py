@@ -15,7 +15,7 @@ from elpo.models.tiny import train_tokenizer
 from elpo.rollout.dialogue import Dialogue
 from elpo.tasks.conversations import read_conversations
 from elpo.tasks.gsm8k_demonstrations import demonstrate
-from elpo.tasks.ledger_demonstrations import PYTHON_SCHEMA
+from elpo.tasks.tool_turns import PYTHON_SCHEMA
 from elpo.tools.python import PythonTool
 from elpo.training import assembly
 from elpo.training.run_folder import RunFolder

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elpo.tasks.ledger import LedgerTask
-from elpo.tasks.ledger_book import MAX_CODE_CHARS, Entry, written_entries
+from elpo.tasks.ledger_book import Entry, written_entries
 from elpo.tasks.ledger_story import Line, Story, draw_story
+from elpo.tasks.tool_turns import MAX_CODE_CHARS
 from elpo.types import Problem, Step, ToolCall, ToolResult, ToolStatus
 
 from .ledger_transcripts import Session, step

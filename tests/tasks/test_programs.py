@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from elpo.graders.code import CodeGrader, CodeTests
+from elpo.graders.code import CodeGrader
+from elpo.graders.code_tests import CodeTests
 from elpo.interfaces import Split
 from elpo.tasks.loading import load_task
 from elpo.tasks.programs import (

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elpo.tasks.programs import ProgramsTask, written_program
-from elpo.tasks.programs_session import MAX_CODE_CHARS, Definition
+from elpo.tasks.programs_session import Definition
 from elpo.tasks.programs_spec import Line, Spec, draw_spec
+from elpo.tasks.tool_turns import MAX_CODE_CHARS
 from elpo.types import Problem, Step, ToolCall, ToolResult, ToolStatus
 
 from .ledger_transcripts import step

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -10,10 +9,11 @@ import pytest
 
 from elpo.tools.python import PythonTool
 from elpo.types import ToolStatus
+from tests.tools.python_calls import LINUX_ONLY
 from tests.tools.recorded_calls import FOLDER, PRELOAD, recorded_calls, replay
 from tests.tools.soak import SoakReport, soak
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the sandbox needs Linux")
+pytestmark = LINUX_ONLY
 
 
 @pytest.mark.slow

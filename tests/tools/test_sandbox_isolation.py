@@ -15,11 +15,10 @@ import pytest
 
 from elpo.tools.python import PythonTool
 from elpo.tools.sandbox import seccomp
-from elpo.types import Problem, ToolCall, ToolResult, ToolStatus
+from elpo.types import ToolCall, ToolResult, ToolStatus
+from tests.tools.python_calls import LINUX_ONLY, PROBLEM
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the sandbox needs Linux")
-
-PROBLEM = Problem("p", (), "")
+pytestmark = LINUX_ONLY
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import chain, islice
 
-from elpo.rollout.scheduler import RolloutCounts
+from elpo.rollout.counts import RolloutCounts
 from elpo.training.collection import problem_batches
 from elpo.training.model_loading import derived_seed
 from elpo.types import Problem, ToolStatus

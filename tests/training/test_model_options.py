@@ -192,6 +192,8 @@ def test_in_bfloat16_sampler_and_trainer_agree(rank: int) -> None:
     turns: list[Any] = []
     while not turns:
         turns = engine.step()
+    stored = {x.dtype for layer in engine._cache.layers for x in (layer.keys, layer.values)}
+    assert stored == {torch.bfloat16}  # though autocast leaves rotated keys in float32
     AcceleratorState._reset_state()
     accelerator = Accelerator(cpu=True, mixed_precision="bf16" if autocast else "no")
     try:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from elpo.commands.localize_inputs import ExitStack, open_tools
+from elpo.commands.localize_inputs import open_tools
 from elpo.config import Config
 from elpo.evaluation.runner import evaluate_run
 from elpo.interfaces import Split
 from elpo.tools.functions import FunctionTool
-from elpo.training.assembly import make_tools
 from elpo.training.run_folder import RunFolder
+from elpo.training.tools import make_tools
 from elpo.training.trainer import train
 from elpo.types import Problem, ToolCall, ToolResult, ToolStatus
 from tests.coins import Coins, coins_config

@@ -19,9 +19,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from elpo.algorithm_config import AlgorithmConfig
 from elpo.algorithms.credit_rules import assign_credits
 from elpo.algorithms.surrogates import SURROGATES
-from elpo.config import AlgorithmConfig
 from elpo.packing import Minibatch
 from elpo.recipes import load_config
 from elpo.training.policy_update import loss_terms, packed, unrolled

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from elpo.algorithm_config import AlgorithmConfig, ClipConfig, LossConfig
 from elpo.algorithms.credit import Credit
 from elpo.algorithms.credit_rules import assign_credits
-from elpo.config import AlgorithmConfig, ClipConfig, LossConfig, RLConfig
+from elpo.config import RLConfig
 from elpo.training.learner import Learner
 from elpo.training.policy_update import update_policy
 from elpo.tree import RolloutTree

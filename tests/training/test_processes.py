@@ -15,10 +15,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from elpo.algorithm_config import AlgorithmConfig, LossConfig
 from elpo.algorithms.credit_rules import assign_credits
-from elpo.config import AlgorithmConfig, LoraConfig, LossConfig, OptimizerConfig, RLConfig
+from elpo.config import LoraConfig, OptimizerConfig, RLConfig
 from elpo.models.lora import add_lora
-from elpo.rollout.scheduler import InfrastructureError, Scheduler
+from elpo.rollout.faults import InfrastructureError
+from elpo.rollout.scheduler import Scheduler
 from elpo.training import trainer
 from elpo.training.checkpoint import Checkpoints
 from elpo.training.launching import make_accelerator

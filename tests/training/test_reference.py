@@ -11,18 +11,21 @@ from typing import Any, Literal
 import pytest
 import torch
 
+from elpo.algorithm_config import AlgorithmConfig, LossConfig
 from elpo.algorithms.credit_rules import assign_credits
-from elpo.config import AlgorithmConfig, LossConfig, OptimizerConfig, RLConfig
+from elpo.config import OptimizerConfig, RLConfig
+from elpo.training.interruption import Interrupted
 from elpo.training.launching import make_accelerator
 from elpo.training.learner import Learner
 from elpo.training.policy_update import packed, update_policy
 from elpo.training.reference import Reference
 from elpo.training.run_folder import RunFolder
-from elpo.training.trainer import Interrupted, train
+from elpo.training.trainer import train
 from elpo.tree import RolloutTree
 from elpo.types import Outcome
 from tests.coins import coins_config
 from tests.training.killed_run import Until
+from tests.training.same_run import assert_same_run, timeless
 from tests.training.small import (
     assert_close,
     gradients_of,
@@ -32,7 +35,6 @@ from tests.training.small import (
     small_model,
 )
 from tests.training.test_policy_update import direct_loss, rl_of
-from tests.training.test_trainer import assert_same_run, timeless
 from tests.training.two_processes import in_two_processes
 
 WEIGHT = 0.7

@@ -13,7 +13,7 @@ from elpo.config import Config
 from elpo.recipes import ConfigError, load_config
 from elpo.tools.search_backend import Passage
 from elpo.tools.search_index import write_index
-from elpo.training.assembly import make_tools
+from elpo.training.tools import make_tools
 from elpo.types import Problem, ToolCall
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from elpo.algorithm_config import AlgorithmConfig
 from elpo.algorithms.credit_rules import assign_credits
-from elpo.config import AlgorithmConfig
 from elpo.recipes import load_config
 from elpo.tree import RolloutTree
 from elpo.types import Outcome

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from elpo.algorithm_config import AlgorithmConfig
 from elpo.algorithms.cispo import weighted_likelihood
 from elpo.algorithms.credit_rules import assign_credits
 from elpo.algorithms.gspo import sequence_surrogate
 from elpo.algorithms.value_regression import value_regression
-from elpo.config import AlgorithmConfig, RLConfig
+from elpo.config import RLConfig
 from elpo.recipes import load_config
 from elpo.training.policy_update import update_policy
 from elpo.tree import RolloutTree

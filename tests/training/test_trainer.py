@@ -1,93 +1,24 @@
-"""Whole runs of the tiniest model with the real Python tool: exact continuation, repeatability, learning."""
+"""Whole runs of the tiniest model with the real Python tool: what they leave, repeatability, learning."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import elpo
 from elpo.cli import main
 from elpo.rollout.faults import InfrastructureError
 from elpo.tools.python import PythonTool
-from elpo.training.checkpoint import Checkpoints, Position
+from elpo.training.checkpoint import Checkpoints
 from elpo.training.learner import Learner
-from elpo.training.run_folder import Phase, RunFolder
-from elpo.training.trainer import Interrupted, Result, train
+from elpo.training.run_folder import RunFolder
+from elpo.training.trainer import Result, train
 from tests.coins import Coins, coins_config
-from tests.training import killed_run
-from tests.training.killed_run import Until
-
-GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden_run.json"
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Result]:
-    """The run that nothing happened to."""
-    folder = tmp_path_factory.mktemp("straight") / "run"
-    result = train(coins_config(folder))
-    return RunFolder(folder), result
-
-
-def timeless(folder: RunFolder) -> list[dict[str, Any]]:
-    """The recorded metrics without those that a clock made."""
-    return [
-        {name: value for name, value in line.items() if not name.startswith(("time/", "tool/seconds"))}
-        for line in folder.read_metrics()
-    ]
-
-
-def assert_identical(a: Any, b: Any, where: str = "") -> None:
-    """Equal to the last bit, whatever they are made of."""
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_identical(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_identical(x, y, f"{where}[{i}]")
-    else:
-        assert a == b or (isinstance(a, float) and math.isnan(a) and math.isnan(b)), where
-
-
-def assert_same_run(run: RunFolder, expected: RunFolder) -> None:
-    """Weights, optimizer, schedule, position, metrics and trees of two finished runs."""
-    assert_identical(timeless(run), timeless(expected), "metrics")
-    for which in ("last", "best"):
-        ours, others = (Checkpoints(folder.checkpoints) for folder in (run, expected))
-        a, b = ours.path(which), others.path(which)
-        assert a is not None and b is not None and a.name == b.name
-        assert_identical(ours.read(a), others.read(b), which)
-        weights = [load_file(path / "model" / "model.safetensors") for path in (a, b)]
-        assert_identical(*weights, which)
-    phases: tuple[Phase, ...] = ("rl", "evaluation")
-    for phase in phases:
-        assert run.tree_steps(phase) == expected.tree_steps(phase)
-        for step in run.tree_steps(phase):
-            mine, theirs = run.read_trees(step, phase), expected.read_trees(step, phase)
-            for (tree, _), (other, _) in zip(mine, theirs, strict=True):
-                assert tree.outcomes == other.outcomes and tree.localizations == other.localizations
-                for leaf in tree.leaves:
-                    assert tree.context(leaf).tolist() == other.context(leaf).tolist()
-    left = sorted(path.name for path in run.checkpoints.iterdir())
-    assert left == sorted(path.name for path in expected.checkpoints.iterdir())
+from tests.training.same_run import assert_same_run, timeless
 
 
 def test_the_run_is_one_worth_comparing(straight: tuple[RunFolder, Result]) -> None:
@@ -153,150 +84,6 @@ def test_the_same_seed_gives_the_same_run_and_another_one_another(
     other = timeless(RunFolder(tmp_path / "other"))
     assert [line["loss"] for line in other[:5]] != [line["loss"] for line in same[:5]]
     assert other[61] != same[61]
-
-
-def test_stopped_runs_continue_as_if_nothing_had_happened(
-    straight: tuple[RunFolder, Result], tmp_path: Path
-) -> None:
-    config = coins_config(tmp_path / "run")
-    for phase, step in (("sft", 1), ("sft", 25), ("sft", 60), ("rl", 1), ("rl", 2), ("rl", 4)):
-        stop = Until(phase, step, lambda: signal.raise_signal(signal.SIGINT))
-        with pytest.raises(Interrupted, match=f"stopped after {Position(phase, step).name}; .*--resume"):
-            train(config, resume=True, progress=stop)
-        path = Checkpoints(RunFolder(tmp_path / "run").checkpoints).path("last")
-        assert path is not None and path.name == Position(phase, step).name
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    result = train(config, resume=True)
-    assert_same_run(RunFolder(tmp_path / "run"), straight[0])
-    assert result.best_success == straight[1].best_success
-
-
-def test_dropout_repeats_and_continues_as_well(tmp_path: Path) -> None:
-    """Torch's own random numbers are a function of the step, whatever was drawn before in this process."""
-    train(coins_config(tmp_path / "start", "sft.num_steps=1", "rl.num_steps=0"))
-    start = Checkpoints(RunFolder(tmp_path / "start").checkpoints).path("last")
-    assert start is not None
-    overrides = (f"model.path={str(start / 'model')!r}", "sft.num_steps=3", "rl.num_steps=0")
-    train(coins_config(tmp_path / "plain", *overrides))
-    settings = json.loads((start / "model" / "config.json").read_text())
-    (start / "model" / "config.json").write_text(json.dumps(settings | {"attention_dropout": 0.3}))
-    train(coins_config(tmp_path / "straight", *overrides))
-    config = coins_config(tmp_path / "stopped", *overrides)
-    with pytest.raises(Interrupted):
-        train(config, progress=Until("sft", 1, lambda: signal.raise_signal(signal.SIGINT)))
-    torch.rand(7)
-    train(config, resume=True)
-    assert_same_run(RunFolder(tmp_path / "stopped"), RunFolder(tmp_path / "straight"))
-    with_dropout, without = (RunFolder(tmp_path / name).read_metrics("sft") for name in ("straight", "plain"))
-    assert with_dropout[0]["loss"] != without[0]["loss"]
-
-
-def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    def twice() -> None:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt) as stop:
-        train(coins_config(tmp_path / "run"), progress=Until("sft", 3, twice))
-    assert not isinstance(stop.value, Interrupted)
-    assert not RunFolder(tmp_path / "run").checkpoints.exists()
-
-
-def test_killed_runs_continue_as_if_nothing_had_happened(
-    straight: tuple[RunFolder, Result], tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    environment = {**os.environ, "PYTHONPATH": f"{Path(elpo.__file__).parents[1]}{os.pathsep}{ROOT}"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.training.killed_run", str(run)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment,
-    )
-    deaths = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(point, status) for point, status, _ in deaths] == [
-        (point.__name__, signal.SIGKILL) for point in killed_run.POINTS
-    ]
-    assert [last for *_, last in deaths] == [
-        "sft-000025",
-        "rl-000000",
-        "rl-000000",
-        "rl-000000",
-        "rl-000000",
-        "rl-000000",
-        "rl-000001",
-    ]
-    train(coins_config(run), resume=True)
-    assert_same_run(RunFolder(run), straight[0])
-
-
-def test_ctrl_c_in_a_terminal_reaches_the_tools_as_well(
-    straight: tuple[RunFolder, Result], tmp_path: Path
-) -> None:
-    run = RunFolder(tmp_path / "run")
-    overrides = ("rl.num_steps=100000", "evaluation.every=0")
-    config = coins_config(run.path, *overrides)
-    run.prepare(config)
-    code = "import sys; from elpo.cli import main; sys.exit(main(['train', sys.argv[1], '--resume']))"
-    environment = {**os.environ, "PYTHONPATH": f"{Path(elpo.__file__).parents[1]}{os.pathsep}{ROOT}"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(run.path)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    while process.poll() is None and len(run.read_metrics("rl")) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "stopping after this step" in out
-    assert f"continue with: elpo train {run.path} --resume" in err
-    lines = run.read_metrics("rl")
-    assert {line["faults/count"] for line in lines} == {0.0}
-    path = Checkpoints(run.checkpoints).path("last")
-    assert path is not None and path.name == Position("rl", lines[-1]["step"]).name
-    expected = [line for line in timeless(straight[0]) if line["phase"] == "rl"][:2]
-    assert_identical([line for line in timeless(run) if line["phase"] == "rl"][:2], expected)
-
-
-def test_golden_numbers(straight: tuple[RunFolder, Result]) -> None:
-    """Floats to 1e-4, which is more than instruction sets differ by; counts exactly."""
-    lines = {(line["phase"], line["step"]): line for line in straight[0].read_metrics()}
-    for expected in json.loads(GOLDEN.read_text())["lines"]:
-        got = lines[expected["phase"], expected["step"]]
-        for name, value in expected.items():
-            where = (expected["phase"], expected["step"], name)
-            if name in COUNTS:
-                assert got[name] == value, where
-            elif name not in ("phase", "step"):
-                assert got[name] == pytest.approx(value, rel=1e-4, abs=1e-7), where
-
-
-COUNTS = {
-    "success/heldout", "success/train", "rollouts/total", "tokens/sampled", "tokens/feedback", "tool/calls",
-    "updates", "localization/searches", "engine/decode_steps", "engine/fed_tokens", "engine/reused_tokens",
-}  # fmt: skip
-FLOATS = {"loss", "entropy/mean", "grad/norm", "kl/approx", "clip/low_share", "clip/high_share", "lr"}
-
-
-def regenerate_golden_numbers(folder: Path) -> None:
-    """PYTHONPATH=src:. python -c "from tests.training.test_trainer import *;
-    regenerate_golden_numbers(Path('/tmp/golden'))", after a change that is meant to change them.
-    """
-    train(coins_config(folder))
-    kept = {("sft", 1), *(("sft", step) for step in range(10, 70, 10)), ("evaluation", 0), ("rl", 1)}
-    lines = [
-        {name: value for name, value in line.items() if name in COUNTS | FLOATS | {"phase", "step"}}
-        for line in RunFolder(folder).read_metrics()
-        if (line["phase"], line["step"]) in kept
-    ]
-    how = " ".join((regenerate_golden_numbers.__doc__ or "").split())
-    GOLDEN.write_text(json.dumps({"regenerate": how, "lines": lines}, indent=1) + "\n")
 
 
 def test_reinforcement_learning_learns(tmp_path: Path) -> None:
@@ -367,47 +154,3 @@ def test_old_log_probabilities_are_recomputed_where_the_sampler_is_not_known_to_
     assert all(
         line["logprob/sampler_difference"] < 1e-5 for line in folder.read_metrics("rl") if line["updates"]
     )
-
-
-def test_an_engine_that_dies_in_a_step_costs_that_step_alone(
-    straight: tuple[RunFolder, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The run stops with the engine's own words, and continues as if nothing had happened."""
-    from elpo.engines.transformers import TransformersEngine
-    from elpo.interfaces import InfrastructureFault
-
-    folder = RunFolder(tmp_path / "run")
-    config = coins_config(folder.path, "run.checkpoint_every=1000")
-    step: Callable[..., Any] = TransformersEngine.step
-
-    def dying(self: TransformersEngine) -> Any:
-        if len(folder.read_metrics("rl")) == 1 and self.counts.decode_steps % 7 == 6:
-            raise InfrastructureFault("the engine is gone")
-        return step(self)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(TransformersEngine, "step", dying)
-        with pytest.raises(InfrastructureFault, match="the engine is gone"):
-            train(config)
-    last = Checkpoints(folder.checkpoints).path("last")
-    assert last is not None and last.name == Position("rl", 1).name
-    train(config, resume=True)
-    assert_identical(timeless(folder), timeless(straight[0]))
-
-
-def test_an_engine_that_dies_at_first_costs_nothing_of_the_cold_start(
-    straight: tuple[RunFolder, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As one does that has no memory, or no kernel, for this model."""
-    from elpo.engines.transformers import TransformersEngine
-
-    folder = RunFolder(tmp_path / "run")
-    config = coins_config(folder.path, "sft.checkpoint_every=1000")
-    with monkeypatch.context() as patched:
-        patched.setattr(TransformersEngine, "step", lambda self: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            train(config)
-    last = Checkpoints(folder.checkpoints).path("last")
-    assert last is not None and last.name == Position("rl", 0).name
-    train(config, resume=True)
-    assert_identical(timeless(folder), timeless(straight[0]))

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CHROMEDRIVER = shutil.which("chromedriver")
 
@@ -23,6 +25,9 @@ def why_not() -> str:
     if CHROMIUM is None or CHROMEDRIVER is None:
         return "there is no chromium with its chromedriver (apt install chromium chromium-driver)"
     return ""
+
+
+NEEDS_BROWSER = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
 
 class Browser:
@@ -97,6 +102,12 @@ class Browser:
         time.sleep(0.3)
         file.write_bytes(self.driver.get_screenshot_as_png())
         return file
+
+
+def open_tree(page: Browser, key: str, **more: Any) -> None:
+    address = "&".join([f"tree={key}", *(f"{name}={value}" for name, value in more.items())])
+    page.script("location.hash = arguments[0]", address)
+    page.until(lambda: page.texts(f'.pane[data-key="{key}"] .details h3'))
 
 
 @contextmanager

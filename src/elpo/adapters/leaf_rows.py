@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from elpo.algorithm_config import AlgorithmConfig
 from elpo.algorithms.credit_rules import assign_credits
 from elpo.algorithms.reward_shaping import shape_rewards
 from elpo.batch import trajectory_rows
-from elpo.config import AlgorithmConfig
 from elpo.tree import RolloutTree
 from elpo.types import Outcome
 

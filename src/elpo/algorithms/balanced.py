@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from elpo.algorithms.surrogate import MAX_LOG_RATIO
+from elpo.algorithms.surrogate import dual_clipped, log_ratio
 
 
 def balanced_surrogate(
@@ -34,14 +34,11 @@ def balanced_surrogate(
         entropy_bonus: a.
         dual_clip: as in `elpo.algorithms.surrogate.clipped_surrogate`.
     """
-    ratio = (logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    ratio = log_ratio(logprobs, old_logprobs).exp()
     advantages = advantages * (1 + entropy_bonus * _standardized(entropies.detach()))
     carried = clip_high / ratio.detach() * ratio
     clipped = torch.where(ratio > clip_high, carried, torch.maximum(ratio, clip_low))
-    objective = torch.minimum(ratio * advantages, clipped * advantages)
-    if dual_clip is None:
-        return objective
-    return torch.where(advantages < 0, torch.maximum(objective, dual_clip * advantages), objective)
+    return dual_clipped(torch.minimum(ratio * advantages, clipped * advantages), advantages, dual_clip)
 
 
 def _standardized(values: Tensor) -> Tensor:

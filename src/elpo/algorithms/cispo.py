@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from elpo.algorithms.surrogate import MAX_LOG_RATIO
+from elpo.algorithms.surrogate import log_ratio
 
 
 def weighted_likelihood(
@@ -21,8 +21,7 @@ def weighted_likelihood(
         logprobs, old_logprobs, advantages: of any one shape, log-probabilities in nats.
         clip_high: the largest weight; same shape or a number.
     """
-    log_ratio = (logprobs - old_logprobs).detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    ratio = log_ratio.exp()
+    ratio = log_ratio(logprobs, old_logprobs).detach().exp()
     cap = torch.as_tensor(clip_high, dtype=ratio.dtype, device=ratio.device)
     return torch.minimum(ratio, cap) * advantages * logprobs
 

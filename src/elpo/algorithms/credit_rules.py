@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from elpo.algorithm_config import AlgorithmConfig, CreditConfig
 from elpo.algorithms.advantage import (
     branch_advantages,
     hierarchical_advantages,
@@ -26,7 +27,6 @@ from elpo.algorithms.tree_groups import tree_group_advantages
 from elpo.algorithms.vine import step_values
 from elpo.algorithms.whitening import whiten
 from elpo.by_name import function_by_name
-from elpo.config import AlgorithmConfig, CreditConfig
 from elpo.tree import RolloutTree
 
 CreditRule = Callable[[RolloutTree, CreditConfig], np.ndarray]

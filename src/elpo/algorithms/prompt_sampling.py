@@ -10,7 +10,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
-from elpo.config import PromptConfig
+from elpo.algorithm_config import PromptConfig
+from elpo.algorithms.strategies import at_least
 from elpo.tree import RolloutTree
 from elpo.types import Problem
 
@@ -48,7 +49,7 @@ def open_prompts(max_rounds: int = 10) -> PromptSampling:
     Raises:
         ValueError: if `max_rounds` is less than 1.
     """
-    _at_least_one("max_rounds", max_rounds)
+    at_least("max_rounds", max_rounds, 1)
 
     def sampling(batches: Iterator[list[Problem]], rng: np.random.Generator) -> Sampling:
         kept: list[RolloutTree] = []
@@ -76,7 +77,7 @@ def valuable_prompts(max_copies: int = 2) -> PromptSampling:
     Raises:
         ValueError: if `max_copies` is less than 1.
     """
-    _at_least_one("max_copies", max_copies)
+    at_least("max_copies", max_copies, 1)
 
     def sampling(batches: Iterator[list[Problem]], rng: np.random.Generator) -> Sampling:
         problems = next(batches)
@@ -119,8 +120,3 @@ def make_prompt_sampling(config: PromptConfig, max_rounds: int | None = None) ->
             return open_prompts(rounds)
         case "valuable":
             return valuable_prompts(config.max_copies) if rounds > 1 else every_prompt()
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} is {value}: use 1 or more")

@@ -7,13 +7,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from elpo.algorithms.surrogate import MAX_LOG_RATIO
+from elpo.algorithms.surrogate import log_ratio
 
 KLEstimator = Literal["k2", "k3"]
 
 ESTIMATORS: Mapping[KLEstimator, Callable[[Tensor], Tensor]] = {
-    "k2": lambda log_ratio: log_ratio.square() / 2,
-    "k3": lambda log_ratio: log_ratio.exp() - log_ratio - 1,
+    "k2": lambda r: r.square() / 2,
+    "k3": lambda r: r.exp() - r - 1,
 }
 
 
@@ -35,5 +35,4 @@ def reference_kl(logprobs: Tensor, reference_logprobs: Tensor, estimator: KLEsti
         logprobs: of the policy being trained, nats; the one with a gradient.
         reference_logprobs: same shape.
     """
-    log_ratio = (reference_logprobs - logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return ESTIMATORS[estimator](log_ratio)
+    return ESTIMATORS[estimator](log_ratio(reference_logprobs, logprobs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from elpo.config import RewardConfig
+from elpo.algorithm_config import RewardConfig
 from elpo.tree import RolloutTree
 from elpo.types import Step, ToolStatus
 

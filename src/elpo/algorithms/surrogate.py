@@ -1,4 +1,4 @@
-"""The loss of one token and how tokens add up. The only file of the package's maths that needs torch.
+"""PPO's loss of one token, how tokens add up, and what a clip did to them.
 
 The loss of a batch is `-(token_weights * clipped_surrogate).sum()`. Weights are made for the whole batch and
 then sliced like everything else, so the sum over micro-batches is the loss of the batch.
@@ -55,9 +55,14 @@ def clipped_surrogate(
     """
     if dual_clip is not None and dual_clip <= 1:
         raise ValueError(f"dual_clip is {dual_clip}: use a number above 1, or None")
-    ratio = _log_ratio(logprobs, old_logprobs).exp()
+    ratio = log_ratio(logprobs, old_logprobs).exp()
     low, high = _bounds(ratio, clip_low, clip_high)
     objective = torch.minimum(ratio * advantages, torch.clamp(ratio, low, high) * advantages)
+    return dual_clipped(objective, advantages, dual_clip)
+
+
+def dual_clipped(objective: Tensor, advantages: Tensor, dual_clip: float | None) -> Tensor:
+    """The objective, at least `dual_clip` times the advantage where that is negative. Same shape."""
     if dual_clip is None:
         return objective
     return torch.where(advantages < 0, torch.maximum(objective, dual_clip * advantages), objective)
@@ -189,8 +194,8 @@ def surrogate_statistics(
         clipped_log_ratio: what the bounds are applied to, where it is not the token's own. Same shape.
     """
     counted = weights > 0
-    log_ratio = torch.where(counted, _log_ratio(logprobs, old_logprobs), 0.0).double()
-    ratio = log_ratio.exp()
+    nats = torch.where(counted, log_ratio(logprobs, old_logprobs), 0.0).double()
+    ratio = nats.exp()
     low, high = _bounds(ratio, clip_low, clip_high)
     bounded = ratio if clipped_log_ratio is None else clipped_log_ratio.double().exp()
     clipped_low = (advantages < 0) & (bounded < low)
@@ -205,7 +210,7 @@ def surrogate_statistics(
             (kept * inside).sum(),
             (kept * inside * clipped_low).sum(),
             (kept * inside * clipped_high).sum(),
-            (kept * (ratio - 1 - log_ratio)).sum(),
+            (kept * (ratio - 1 - nats)).sum(),
             (kept * ratio).sum(),
             (ratio * counted).amax() if counted.numel() else kept.sum(),
         ]
@@ -213,7 +218,8 @@ def surrogate_statistics(
     return SurrogateStatistics(*sums.tolist())  # one transfer from the device
 
 
-def _log_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+def log_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+    """Log ρ in nats, clamped to ± `MAX_LOG_RATIO`. Same shape."""
     return (logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from elpo.algorithm_config import AlgorithmConfig, LossConfig
 from elpo.algorithms.balanced import balanced_surrogate
 from elpo.algorithms.cispo import likelihood, weighted_likelihood
 from elpo.algorithms.gspo import sequence_log_ratio, sequence_surrogate
 from elpo.algorithms.reference_kl import reference_kl
 from elpo.algorithms.surrogate import clipped_surrogate
 from elpo.algorithms.value_regression import value_regression
-from elpo.config import AlgorithmConfig, LossConfig
 
 
 @dataclass(frozen=True, eq=False)

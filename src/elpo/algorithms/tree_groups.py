@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from elpo.algorithms.advantage import Std, mean_over_leaves_below, standardize
+from elpo.algorithms.strategies import at_least
 from elpo.tree import ROOT, RolloutTree
 
 
@@ -38,8 +39,7 @@ def chain_of(tree: RolloutTree, num_chains: int) -> np.ndarray:
     Raises:
         ValueError: if `num_chains` is less than 1.
     """
-    if num_chains < 1:
-        raise ValueError(f"num_chains is {num_chains}: use 1 or more")
+    at_least("num_chains", num_chains, 1)
     heads = [tree.path(leaf)[0] for leaf in tree.outcomes]
     roots = {head: i for i, head in enumerate(tree.children().get(ROOT, [])[:num_chains])}
     chains = np.array([roots.get(head, -1) for head in heads], dtype=np.int64)

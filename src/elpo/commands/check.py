@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from elpo.commands.settings import OVERRIDE
+from elpo.commands.console import wide_console
+from elpo.commands.settings import require_overrides
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,16 +44,13 @@ def run(args: argparse.Namespace) -> int:
         return _check_model(args.items)
     from contextlib import ExitStack, closing
 
-    from rich.console import Console
-
-    from elpo.recipes import ConfigError, load_config
+    from elpo.recipes import load_config
     from elpo.tasks.check import SPLITS, check_task
     from elpo.tasks.loading import load_task
-    from elpo.training.assembly import make_tools
+    from elpo.training.tools import make_tools
     from elpo.viz.checks import render_checks
 
-    if wrong := [item for item in args.items if not OVERRIDE.match(item)]:
-        raise ConfigError(f"{wrong[0]}: an option is written key=value")
+    require_overrides(args.items, "an option")
     options = [f"task.options.{item}" for item in args.items if "." not in item.partition("=")[0]]
     settings = [item for item in args.items if "." in item.partition("=")[0]]
     config = load_config(None, [f"task.name={args.task!r}", *options, *settings])
@@ -69,16 +67,14 @@ def run(args: argparse.Namespace) -> int:
 
             problems = [problem for split in splits for problem in task.problems(split, args.eval)]
             checks.append(check_evaluation(task, tools, problems))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
+    console = wide_console()
     console.print(render_checks(args.task, checks))
     return int(any(check.findings for check in checks))
 
 
 def _check_model(items: Sequence[str]) -> int:
     from elpo.recipes import ConfigError
-    from elpo.tasks.ledger_demonstrations import PYTHON_SCHEMA
+    from elpo.tasks.tool_turns import PYTHON_SCHEMA
     from elpo.training.model_check import check_model, read_architecture, read_tokenizer
     from elpo.training.model_loading import find_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from elpo.commands.settings import OVERRIDE
+from elpo.commands.settings import require_overrides
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,11 +32,9 @@ def run(args: argparse.Namespace) -> None:
     """Run what is not finished, then report."""
     from pathlib import Path
 
-    from elpo.recipes import ConfigError
     from elpo.studies.study import load_study
 
-    if wrong := [item for item in args.items if not OVERRIDE.match(item)]:
-        raise ConfigError(f"{wrong[0]}: a setting is written key=value")
+    require_overrides(args.items, "a setting")
     changes = {
         key: getattr(args, key) for key in ("seeds", "target", "runs") if getattr(args, key) is not None
     }

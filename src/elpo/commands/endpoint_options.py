@@ -32,6 +32,18 @@ def add_endpoint_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def api_key(args: argparse.Namespace) -> str | None:
+    """The key in the environment variable that `--api-key-env` names; None without that option.
+
+    Raises:
+        ValueError: the variable is not set.
+    """
+    key = None
+    if args.api_key_env is not None and not (key := os.environ.get(args.api_key_env)):
+        raise ValueError(f"--api-key-env: the environment variable {args.api_key_env} is not set")
+    return key
+
+
 def connection_of(args: argparse.Namespace) -> Connection | None:
     """The endpoint the options name; None where they name none.
 
@@ -46,9 +58,6 @@ def connection_of(args: argparse.Namespace) -> Connection | None:
         return None
     if args.model is None:
         raise ValueError("--endpoint needs --model, the model's name there")
-    key = None
-    if args.api_key_env is not None and not (key := os.environ.get(args.api_key_env)):
-        raise ValueError(f"--api-key-env: the environment variable {args.api_key_env} is not set")
     try:
         prices = [float(price) for price in (args.price or "0:0").split(":")]
         input_price, output_price = prices
@@ -57,7 +66,7 @@ def connection_of(args: argparse.Namespace) -> Connection | None:
     return Connection(
         url=args.endpoint,
         model=args.model,
-        api_key=key,
+        api_key=api_key(args),
         concurrency=args.concurrency,
         retries=Retries(num_attempts=args.attempts, timeout=args.timeout),
         spending=Spending(args.max_total_tokens, args.max_cost, input_price, output_price),

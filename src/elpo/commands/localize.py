@@ -11,8 +11,11 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from elpo.commands.console import wide_console
 from elpo.commands.endpoint_options import add_endpoint_options, connection_of
 from elpo.commands.localize_inputs import one_call_a_turn, open_tools, problem_of_task, source_settings
+from elpo.commands.settings import require_overrides
+from elpo.settings_file import claim, digest, write_json
 
 if TYPE_CHECKING:
     from elpo.chat import ChatPolicy
@@ -90,14 +93,12 @@ def run(args: argparse.Namespace) -> int:
     from elpo.debugger.grading import GraderChoice
     from elpo.debugger.trajectory import read_failed, read_problem
     from elpo.recipes import ConfigError, load_config
-    from elpo.settings_file import claim
     from elpo.tasks.loading import load_task
 
     connection = connection_of(args)
     if (connection is None) == (args.local is None):
         raise ConfigError("give either --endpoint and --model, or --local")
-    if wrong := [item for item in args.items if "=" not in item]:
-        raise ConfigError(f"{wrong[0]}: a setting is written key=value")
+    require_overrides(args.items, "a setting")
     name = [f"task.name={args.task!r}"] if args.task else []
     config = load_config(None, [*name, *args.items])
     settings = _search_settings(args)
@@ -161,7 +162,7 @@ def _searched(
     from elpo.viz.finding_text import LineSearch, LiveSearch
 
     rollout = config.rollout
-    limits = Limits(rollout.max_turns, rollout.max_tokens, rollout.max_turn_tokens)
+    limits = Limits.of(rollout)
     spending = connection.spending if connection else Spending(args.max_total_tokens)
     with ExitStack() as stack:
         model, policy, failures = stack.enter_context(_policy(args.local, connection))
@@ -172,24 +173,20 @@ def _searched(
         live = LiveSearch(console, steps) if console.is_terminal else LineSearch(console)
         with closing(live):
             finding, tree = search(agent, failed, keeper, settings, args.concurrency, grader, live, failures)
-    _write(folder / "result.json", finding.to_json())
-    _write(folder / "tree.json", tree_to_json(tree))
+    write_json(folder / "result.json", finding.to_json())
+    write_json(folder / "tree.json", tree_to_json(tree))
     write_page(finding, folder / "report.html")
     return finding
 
 
 def _show(args: argparse.Namespace, finding: Finding, folder: Path) -> None:
-    from rich.console import Console
 
     from elpo.viz.finding_text import render_finding
 
     if args.json:
         print(json.dumps(finding.to_json(), indent=1))
     else:
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=160)
-        console.print(render_finding(finding, full=args.text))
+        wide_console().print(render_finding(finding, full=args.text))
         print(f"\nreport.html, result.json, tree.json: {folder}")
     if finding.stopped is not None:
         print(f"stopped: {finding.stopped}; the same command goes on from here", file=sys.stderr)
@@ -253,13 +250,4 @@ def _outside_the_sandbox(args: argparse.Namespace) -> list[str]:
 def _folder(out: str | None, path: Path, described: Mapping[str, Any]) -> Path:
     if out is not None:
         return Path(out).expanduser()
-    import hashlib
-
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
-    return Path("runs/localize") / f"{path.stem}-{digest}"
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    draft.replace(path)
+    return Path("runs/localize") / f"{path.stem}-{digest(described)}"

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from elpo.settings_file import fingerprints
+
 if TYPE_CHECKING:
     from elpo.config import Config
     from elpo.debugger.trajectory import Failed
@@ -28,7 +30,7 @@ def source_settings(local: str | None, connection: Connection | None) -> dict[st
     assert local is not None
     place = model_source(local).tokenizer  # what was trained, be it adapters
     files = sorted(Path(place).glob("*.safetensors")) if Path(place).is_dir() else []
-    return {"model": place, "files": [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]}
+    return {"model": place, "files": fingerprints(files)}
 
 
 def problem_of_task(task: Task, path: Path, line: int) -> Problem | None:
@@ -78,7 +80,7 @@ def open_tools(names: str | None, task: Task | None, config: Config, stack: Exit
         ValueError: there is no such tool, or it does not work here.
     """
     from elpo.tools.functions import load_function_tool
-    from elpo.training.assembly import make_tools
+    from elpo.training.tools import make_tools
 
     wanted = [name.strip() for name in (names or "").split(",") if name.strip()]
     if names is None and task is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+
+from elpo.commands.endpoint_options import api_key
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,9 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> None:
     """Serve until interrupted."""
-    key = None
-    if args.api_key_env is not None and not (key := os.environ.get(args.api_key_env)):
-        raise ValueError(f"--api-key-env: the environment variable {args.api_key_env} is not set")
+    key = api_key(args)
     if args.slots < 1:
         raise ValueError(f"--slots {args.slots}: use 1 or more")
     if not 0 <= args.port < 1 << 16:

@@ -12,6 +12,17 @@ if TYPE_CHECKING:
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 
+def require_overrides(items: Sequence[str], what: str) -> None:
+    """
+    Raises:
+        ConfigError: one of `items` is not written key=value, as `what` ("a setting") is.
+    """
+    from elpo.recipes import ConfigError
+
+    if wrong := [item for item in items if not OVERRIDE.match(item)]:
+        raise ConfigError(f"{wrong[0]}: {what} is written key=value")
+
+
 def load_settings(items: Sequence[str]) -> Config:
     """The configuration of an optional recipe, or run folder, followed by overrides."""
     from pathlib import Path

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from elpo.commands.console import wide_console
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
@@ -23,8 +25,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> None:
     """Print one tree, or draw it."""
-    from rich.console import Console
-
     from elpo.training.run_folder import Phase, RunFolder, RunFolderError
     from elpo.viz.tree import render_tree
 
@@ -48,8 +48,6 @@ def run(args: argparse.Namespace) -> None:
 
         print(write_tree_figure(*trees[index], args.out))
         return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
+    console = wide_console()
     console.print(f"step {step}, tree {index} of {len(trees)} (--index)", style="dim", highlight=False)
     console.print(render_tree(*trees[index], full_text=args.text))

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from elpo.algorithms.confidence import critical_posterior
-from elpo.rollout.messages import calls_of, messages_of, recorded_outputs
+from elpo.rollout.messages import call_text, calls_of, messages_of, recorded_outputs
 from elpo.tree import RolloutTree
-from elpo.types import Step, ToolCall
+from elpo.types import Step
 
 MAX_CONTINUATIONS = 3
 
@@ -142,11 +142,4 @@ def shown(step: Step) -> ShownStep:
     """A step for people; calls that could not be read stay in the text."""
     calls = calls_of(step)
     text = str(messages_of(step)[0]["content"]) if calls and messages_of(step) else step.text
-    return ShownStep(text, tuple(_call(call) for call in calls), "\n".join(recorded_outputs(step)))
-
-
-def _call(call: ToolCall) -> str:
-    values = call.arguments
-    if len(values) == 1:
-        return f"{call.name}({next(iter(values.values()))})"
-    return f"{call.name}({', '.join(f'{name}={value}' for name, value in values.items())})"
+    return ShownStep(text, tuple(call_text(call) for call in calls), "\n".join(recorded_outputs(step)))

@@ -27,7 +27,8 @@ class _SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         shape = (self._cache.num_slots, key_states.shape[1], self._cache.capacity)
-        self.keys = key_states.new_zeros(*shape, key_states.shape[-1])
+        # under autocast keys are rotated in float32; attention reads them in the values' type anyway
+        self.keys = value_states.new_zeros(*shape, key_states.shape[-1])
         self.values = value_states.new_zeros(*shape, value_states.shape[-1])
         self.is_initialized = True
 
@@ -85,7 +86,7 @@ class SlotCache(Cache):
         """Store new keys and values [B, H, Q, D] and return what the pass attends to, [B, H, width, D]."""
         assert self._index is not None, "select() first"
         slots, positions = self._index
-        layer.keys[slots, :, positions] = keys.transpose(1, 2)
+        layer.keys[slots, :, positions] = keys.transpose(1, 2).to(layer.keys.dtype)
         layer.values[slots, :, positions] = values.transpose(1, 2)
         chosen = self._slots
         return layer.keys[chosen, :, : self.width], layer.values[chosen, :, : self.width]

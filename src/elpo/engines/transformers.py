@@ -195,8 +195,12 @@ class TransformersEngine:
     def _keep(self, prefix: _Prefix) -> None:
         size = prefix.states.nbytes
         while self._prefixes and self.prefix_bytes + size > self._max_prefix_bytes:
-            self._drop(next(iter(self._prefixes)))
-        if size <= self._max_prefix_bytes:
+            oldest = next(iter(self._prefixes))
+            self.counts.evicted_tokens += self._prefixes[oldest].fed
+            self._drop(oldest)
+        if size > self._max_prefix_bytes:
+            self.counts.evicted_tokens += prefix.fed
+        else:
             self._prefixes[self._prefix_ids] = prefix
             self._known.setdefault(prefix.group, {})[self._prefix_ids] = prefix
             self._prefix_ids += 1

@@ -11,7 +11,6 @@ on at the first missing block and ends with the same numbers as one that was not
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -28,7 +27,7 @@ from elpo.endpoints.connection import Connection
 from elpo.evaluation.sources import Source, endpoint_source, model_source
 from elpo.evaluation.summary import Summary, summarize
 from elpo.evaluation.trajectories import Sample, sample_from_record, trajectory_records
-from elpo.settings_file import claim
+from elpo.settings_file import claim, digest, fingerprints
 from elpo.tasks.loading import load_task
 from elpo.training.checkpoint import Checkpoints
 from elpo.training.model_loading import derived_seed
@@ -87,8 +86,8 @@ def evaluate_run(
         weights = best / "model"
     settings = sampling_settings(config, weights, connection)
     if out is None:
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-        out = _home(config, run) / f"{settings['checkpoint']}-{digest}"
+        home = RunFolder(run).evaluation if run is not None else Path("runs/evaluation")
+        out = home / f"{settings['checkpoint']}-{digest(settings)}"
     folder = _Folder(out)
     claim(folder.path, settings, "evaluation")
     task = load_task(config.task.name, config.task.options)
@@ -140,16 +139,12 @@ def sampling_settings(
         "format": FORMAT,
         "checkpoint": name,
         **endpoint,
-        "files": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files],
+        "files": fingerprints(files),
         **config.model_dump(mode="json", include={"model", "task", "python", "search", "rollout"}),
         "seed": config.run.seed,
         "samples_per_problem": n,
         "block": max(1, math.ceil(FULL_BATCHES * config.rollout.num_slots / n)),
     }
-
-
-def _home(config: Config, run: Path | None) -> Path:
-    return RunFolder(run).evaluation if run is not None else Path("runs/evaluation")
 
 
 class _Sampler:

@@ -16,9 +16,10 @@ import numpy as np
 from elpo.algorithms.strategies import independent
 from elpo.interfaces import EngineCounts, Task, Tool, Turn, TurnRequest
 from elpo.models.tiny import train_tokenizer
-from elpo.rollout.dialogue import CALL_CLOSE, CALL_OPEN, Dialogue
+from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Limits
 from elpo.rollout.scheduler import Scheduler
+from elpo.rollout.tool_calls import CALL_CLOSE, CALL_OPEN
 from elpo.tasks.check import MAX_OTHERS_RIGHT, Check
 from elpo.tasks.solutions import Turns, other_solution, solutions
 from elpo.types import Problem, ToolCall

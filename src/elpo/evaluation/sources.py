@@ -19,8 +19,9 @@ from elpo.rollout.chat import ChatAgent, Outage
 from elpo.rollout.episode import Limits
 from elpo.rollout.scheduler import OnTree
 from elpo.tasks.loading import load_task
-from elpo.training.assembly import assemble, choose_device, make_scheduler, make_tools
+from elpo.training.assembly import assemble, choose_device, make_scheduler
 from elpo.training.model_loading import autocast_dtype
+from elpo.training.tools import make_tools
 from elpo.training.vllm_sampling import sync_weights
 from elpo.tree import RolloutTree
 from elpo.types import Problem
@@ -64,7 +65,7 @@ def endpoint_source(config: Config, connection: Connection, journal: Path) -> It
     """
     task = load_task(config.task.name, config.task.options)
     rollout = config.rollout
-    limits = Limits(rollout.max_turns, rollout.max_tokens, rollout.max_turn_tokens)
+    limits = Limits.of(rollout)
     with ExitStack() as stack:
         stack.callback(getattr(task, "close", lambda: None))
         tools = make_tools(task, config)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from elpo.algorithms.strategies import independent
-from elpo.rollout.scheduler import RolloutCounts, Scheduler
+from elpo.rollout.counts import RolloutCounts
+from elpo.rollout.scheduler import Scheduler
 from elpo.tree import RolloutTree
 from elpo.types import Problem
 

@@ -19,19 +19,17 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from elpo.graders.code_process import Child
 from elpo.graders.code_tests import CallTest, CheckTest, CodeTests, StdioTest, Truth
 from elpo.graders.code_values import matches, same_output, shown, truth
 from elpo.graders.grade import Grade, Verdict
 from elpo.tools.python import DEFAULT_PRELOAD
-from elpo.tools.sandbox.process import InterpreterLost, Limits
+from elpo.tools.sandbox.connection import InterpreterLost
+from elpo.tools.sandbox.process import Limits
 from elpo.tools.sandbox.zygotes import ZygotePool, zygote_configuration
 from elpo.types import ToolStatus
-
-__all__ = ["CodeGrader", "CodeTests", "last_code_block"]
 
 PRELOAD = (
     *DEFAULT_PRELOAD, "array", "atexit", "bisect", "cmath", "copy", "dataclasses", "enum", "fcntl", "heapq",
@@ -126,12 +124,10 @@ class CodeGrader:
         """End every process; what is graded later is a fault. Safe to call twice."""
         self._pool.close()
 
-    def __enter__(self) -> CodeGrader:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _judge(self, code: str, tests: CodeTests) -> Grade:

@@ -8,8 +8,7 @@ import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from elpo.graders import code_child
 from elpo.tools.sandbox.process import Limits, Process
@@ -77,10 +76,8 @@ class Child:
         if process is not None:
             process.close()
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -12,7 +12,6 @@ import threading
 import warnings
 from collections import OrderedDict
 from functools import cache, lru_cache
-from types import TracebackType
 from typing import Self
 
 from elpo.graders.boxed import stated_answer
@@ -116,9 +115,7 @@ class MathGrader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

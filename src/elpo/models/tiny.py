@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from elpo.config import TinyModelConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 MAX_POSITIONS = 2048
 MAX_VOCAB_SIZE = 2048
@@ -197,10 +197,23 @@ def _training_text(conversations: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def initial_model(config: TinyModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
     """A randomly initialised Qwen3 for `tokenizer`. The global random state is left as it was."""
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import Qwen3ForCausalLM
 
-    architecture = Qwen3Config(
-        vocab_size=len(tokenizer),
+    architecture = tiny_architecture(config, len(tokenizer))
+    architecture.eos_token_id, architecture.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(architecture)
+    model.eval()
+    return model
+
+
+def tiny_architecture(config: TinyModelConfig, vocab_size: int) -> Qwen3Config:
+    """The tiny model as transformers describes it, without special tokens."""
+    from transformers import Qwen3Config
+
+    return Qwen3Config(
+        vocab_size=vocab_size,
         hidden_size=config.hidden_size,
         num_hidden_layers=config.num_layers,
         num_attention_heads=config.num_heads,
@@ -209,12 +222,7 @@ def initial_model(config: TinyModelConfig, tokenizer: PreTrainedTokenizerFast, s
         intermediate_size=config.intermediate_size,
         max_position_embeddings=MAX_POSITIONS,
         tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=None,
+        pad_token_id=None,
         bos_token_id=None,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Qwen3ForCausalLM(architecture)
-    model.eval()
-    return model

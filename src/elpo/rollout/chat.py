@@ -21,11 +21,11 @@ import numpy as np
 from elpo.algorithms.strategies import RolloutRequest
 from elpo.chat import ChatPolicy, ChatRequest, Completion, ContextTooLong
 from elpo.interfaces import InfrastructureFault, Tool
-from elpo.rollout.dialogue import MalformedCall, parse_tool_call
 from elpo.rollout.episode import MAX_MALFORMED_CALLS, Environment, Limits
 from elpo.rollout.faults import InfrastructureError
 from elpo.rollout.messages import calls_of, messages_of, recorded_outputs, turn_text
 from elpo.rollout.plug_ins import graded
+from elpo.rollout.tool_calls import MalformedCall, parse_tool_call
 from elpo.tree import ROOT, RolloutTree
 from elpo.types import MessageStep, Outcome, Problem, Step, StopReason, ToolCall, ToolResult, ToolStatus
 

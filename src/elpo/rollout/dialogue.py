@@ -15,16 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from elpo.rollout.tool_calls import (
-    CALL_CLOSE,
-    CALL_OPEN,
-    FORMATS,
-    MalformedCall,
-    parse_tool_call,
-)
+from elpo.rollout.tool_calls import FORMATS, MalformedCall
 from elpo.types import ToolCall
-
-__all__ = ["CALL_CLOSE", "CALL_OPEN", "Dialogue", "MalformedCall", "parse_tool_call"]
 
 _USER: Mapping[str, Any] = {"role": "user", "content": "x"}
 _CODE = "CODE-PLACEHOLDER"

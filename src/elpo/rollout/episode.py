@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from elpo.config import RolloutConfig
 from elpo.interfaces import Tool, ToolSession, Turn
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.plug_ins import called, opened
@@ -32,6 +33,11 @@ class Limits:
     max_tokens: int
     max_turn_tokens: int
     max_calls: int | None = None
+
+    @staticmethod
+    def of(config: RolloutConfig) -> Limits:
+        """Those that are configured."""
+        return Limits(config.max_turns, config.max_tokens, config.max_turn_tokens)
 
     def for_problem(self, problem: Problem) -> Limits:
         """These limits, tightened by `problem.metadata["max_turns"]` where a task sets it."""

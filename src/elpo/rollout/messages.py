@@ -1,4 +1,4 @@
-"""A step of a trajectory as chat messages, and what its messages say."""
+"""A step of a trajectory as chat messages, and what its messages and calls say."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from elpo.chat import RawCall
-from elpo.rollout.dialogue import CALL_OPEN
+from elpo.rollout.tool_calls import CALL_CLOSE, CALL_OPEN
 from elpo.types import MessageStep, Step, ToolCall
 
 
 def turn_text(content: str, calls: Sequence[RawCall]) -> str:
     """A turn as one text, its calls in the Hermes syntax."""
     parts = [
-        f'{CALL_OPEN}\n{{"name": {json.dumps(c.name)}, "arguments": {c.arguments}}}\n</tool_call>'
+        f'{CALL_OPEN}\n{{"name": {json.dumps(c.name)}, "arguments": {c.arguments}}}\n{CALL_CLOSE}'
         for c in calls
     ]
     return "\n".join(filter(None, [content, *parts]))
@@ -59,3 +59,10 @@ def recorded_outputs(step: Step) -> list[str]:
     if isinstance(step, MessageStep):
         return [str(message["content"]) for message in step.messages if message["role"] == "tool"]
     return [] if step.tool_result is None else [step.tool_result.output]
+
+
+def call_text(call: ToolCall) -> str:
+    """For people: `name(argument)`; arguments keep their names where there are several."""
+    if len(call.arguments) == 1:
+        return f"{call.name}({next(iter(call.arguments.values()))})"
+    return f"{call.name}({', '.join(f'{name}={value}' for name, value in call.arguments.items())})"

@@ -23,36 +23,15 @@ import numpy as np
 from elpo.algorithms.budget import BudgetLedger
 from elpo.algorithms.strategies import RolloutRequest, Strategy
 from elpo.interfaces import Engine, InfrastructureFault, Task, Tool, Turn, TurnRequest
+from elpo.rollout.counts import RolloutCounts
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Environment, Episode, Limits
-from elpo.rollout.faults import FaultMeter, InfrastructureError
+from elpo.rollout.faults import FaultMeter
 from elpo.rollout.plug_ins import graded
 from elpo.tree import ROOT, RolloutTree
 from elpo.types import Outcome, Problem, StopReason, ToolCall, ToolResult, ToolStatus
 
-__all__ = ["InfrastructureError", "OnTree", "RolloutCounts", "Scheduler"]
-
 OnTree = Callable[[RolloutTree], None]
-
-
-@dataclass
-class RolloutCounts:
-    """What growing some trees cost. `rollouts` counts every draw, unusable ones included."""
-
-    rollouts: int = 0
-    faults: int = 0  # unusable rollouts, whether a tool or the grader failed
-    grader_faults: int = 0
-    turns: int = 0
-    sampled_tokens: int = 0
-    tool_calls: int = 0
-    tool_seconds: float = 0.0
-    statuses: dict[ToolStatus, int] = field(default_factory=dict)
-
-    def __add__(self, other: RolloutCounts) -> RolloutCounts:
-        sums = {name: v + getattr(other, name) for name, v in vars(self).items() if name != "statuses"}
-        keys = {**self.statuses, **other.statuses}
-        statuses = {key: self.statuses.get(key, 0) + other.statuses.get(key, 0) for key in keys}
-        return RolloutCounts(**sums, statuses=statuses)
 
 
 @dataclass(eq=False)
@@ -81,9 +60,9 @@ class _Rollout:
 class Scheduler:
     """Grows rollout trees with one engine.
 
-    With `deterministic` the engine waits for the tools between decode steps, so that the composition of
-    every batch, and with it every rounding error, repeats from run to run; without it, decoding goes on
-    while tools run.
+    Tools and grader run beside the engine. With `deterministic` a result is taken after exactly one engine
+    step, and waited for if it is not there by then, so that the composition of every batch, and with it every
+    rounding error, repeats from run to run; without it, decoding goes on however long a tool takes.
     """
 
     engine: Engine
@@ -158,9 +137,10 @@ class _Collection:
                     rollout_id = next(self._ids)
                     self._live[rollout_id] = rollout
                     self._submit(rollout_id, rollout)
-                for turn in self._engine.step():
-                    self._take_turn(turn.rollout, turn)
+                turns = self._engine.step()
                 self._take_results()
+                for turn in turns:
+                    self._take_turn(turn.rollout, turn)
         finally:
             for rollout_id in self._live:
                 self._engine.release(rollout_id)
@@ -267,7 +247,8 @@ class _Collection:
         self._grades[self._threads.submit(graded, grade, tree.problem, steps, episode.stop)] = rollout
 
     def _take_results(self) -> None:
-        """Continue the rollouts whose tool call or grading is over, in the order they were started."""
+        """Continue the rollouts whose tool call or grading, begun before the last engine step, is over, in
+        the order they were started."""
         waiting: list[Future[Any]] = [*self._calls, *self._grades]
         if not waiting:
             return

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from elpo.interfaces import Turn
-from elpo.rollout.dialogue import CALL_OPEN, Dialogue, MalformedCall, parse_tool_call
+from elpo.rollout.dialogue import Dialogue
+from elpo.rollout.tool_calls import CALL_OPEN, MalformedCall, parse_tool_call
 
 MAX_CHOICES = 64
 MAX_TOP = 20

@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from elpo.config import Config, Count, Fraction, Section
+from elpo.config import Config
 from elpo.recipes import ConfigError, load_config
+from elpo.schema import Count, Fraction, Section
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 START_SETTINGS = ("sft.", "model.", "task.")

@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from elpo.config import Flag
 from elpo.graders.choice import grade_choice
 from elpo.graders.code_tests import CodeTests
 from elpo.graders.grade import Grade
 from elpo.graders.math import MathGrader, check_gold
 from elpo.interfaces import Split
+from elpo.schema import Flag
 from elpo.tasks.code_task import CodeOptions, CodeTask, HiddenTests
 from elpo.tasks.dataset import HeldOut, content_id, held_out_split
 from elpo.tasks.prompts import QUESTION, Template

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from elpo.config import Flag, Positive, PositiveFloat
 from elpo.graders.grade import Grade
 from elpo.graders.math import MathGrader, check_gold
 from elpo.interfaces import Split
+from elpo.schema import Flag, Positive, PositiveFloat
 from elpo.tasks.dataset import DatasetOptions, DatasetTask, Row
 from elpo.tasks.prompts import MATH, Template
 from elpo.types import Problem, ToolCall

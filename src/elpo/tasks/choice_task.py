@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any, TypeVar
 
-from elpo.config import Flag
 from elpo.graders.choice import grade_choice
 from elpo.graders.grade import Grade
+from elpo.schema import Flag
 from elpo.tasks.dataset import DatasetOptions, DatasetTask, Row
 from elpo.tasks.prompts import CHOICE, Template, ask, with_options
 from elpo.types import Problem, ToolCall

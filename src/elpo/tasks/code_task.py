@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import Field
 
-from elpo.config import Flag, Positive, PositiveFloat
 from elpo.graders.code_tests import CodeTests
 from elpo.graders.grade import Grade
+from elpo.schema import Flag, Positive, PositiveFloat
 from elpo.tasks.dataset import DatasetOptions, DatasetTask, Row
 from elpo.tasks.prompts import FUNCTION, Template, ask
 from elpo.types import Problem, ToolCall

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from elpo.config import Fraction, Positive, Section
 from elpo.graders.grade import Grade, Verdict
 from elpo.interfaces import InfrastructureFault, Split
+from elpo.schema import Fraction, Positive, Section
 from elpo.tasks.prompts import Template
 from elpo.tasks.rows import BadRow, NoSuchSplit, is_one_file, read_rows
 from elpo.types import Outcome, Problem, Step, StopReason, ToolCall

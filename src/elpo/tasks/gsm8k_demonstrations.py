@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from elpo.tasks.ledger_demonstrations import PYTHON_SCHEMA
+from elpo.tasks.tool_turns import PYTHON_SCHEMA, tool_turn
 from elpo.types import Problem
 
 _ANNOTATION = re.compile(r"<<([^<>]*)=[^<>=]*>>")
@@ -25,9 +25,7 @@ def demonstrate(problem: Problem, solution: str) -> dict[str, Any] | None:
         value = _value(calculation)
         if value is None:
             return None
-        function = {"name": "python", "arguments": {"code": calculation.strip()}}
-        calls = [{"type": "function", "function": function}]
-        messages.append({"role": "assistant", "content": text.strip(), "tool_calls": calls})
+        messages.append(tool_turn(text.strip(), "python", code=calculation.strip()))
         messages.append({"role": "tool", "name": "python", "content": value})
     answer = f"{parts[-1].strip()}\n\\boxed{{{problem.answer}}}"
     messages.append({"role": "assistant", "content": answer})

@@ -14,7 +14,8 @@ from itertools import islice, takewhile
 from typing import Literal
 
 from elpo.tasks.ledger_story import OPERATIONS, Operation
-from elpo.types import Step, ToolStatus
+from elpo.tasks.tool_turns import MAX_CODE_CHARS, executed_python
+from elpo.types import Step
 
 BOOK_SOURCE = '''\
 class Book:
@@ -48,11 +49,7 @@ class Book:
         return self._count
 '''
 
-MAX_CODE_CHARS = 10_000
-"""Longer calls are not read: they count as having spoilt the book."""
-
 _OPERATION: dict[str, Operation] = {op: op for op in OPERATIONS}  # by method
-_EXECUTED = (ToolStatus.OK, ToolStatus.PROGRAM_ERROR)
 
 _BUILTINS = frozenset(
     ("abs", "bool", "divmod", "float", "int", "len", "list", "max", "min", "print", "range", "repr", "round",
@@ -104,15 +101,9 @@ def written_entries(amounts: Sequence[int], steps: Sequence[Step]) -> tuple[Entr
         steps: the trajectory so far. Only `tool_call` and the status of `tool_result` are read.
     """
     entries: list[Entry] = []
-    for step in steps:
-        call, result = step.tool_call, step.tool_result
-        if call is None or result is None or result.status not in _EXECUTED:
-            continue
-        code = call.arguments.get("code")
-        if call.name != "python" or not isinstance(code, str):
-            continue
+    for code, ran in executed_python(steps):
         try:
-            attempts = _attempts(code, ran=result.status is ToolStatus.OK)
+            attempts = _attempts(code, ran)
         except SpoiltBook:
             return None
         due = amounts[len(entries)] if len(entries) < len(amounts) else None

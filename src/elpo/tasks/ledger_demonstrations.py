@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from elpo.tasks.ledger_story import VERBS, Operation
 from elpo.tasks.setup_session import SetupSession
 from elpo.tasks.synthetic import mean_success
+from elpo.tasks.tool_turns import PYTHON_SCHEMA
 from elpo.types import Problem
 
 if TYPE_CHECKING:
@@ -21,19 +22,6 @@ if TYPE_CHECKING:
 
 CONFUSED_WITH: dict[Operation, Operation] = {"add": "mul", "sub": "add", "mul": "sub"}
 """The operation that a confused clerk enters instead."""
-
-PYTHON_SCHEMA: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "python",
-        "description": "Run Python code; variables are kept between calls.",
-        "parameters": {
-            "type": "object",
-            "properties": {"code": {"type": "string"}},
-            "required": ["code"],
-        },
-    },
-}
 
 
 def demonstrate(problem: Problem, config: LedgerConfig, rng: random.Random) -> dict[str, Any]:
@@ -45,12 +33,6 @@ def demonstrate(problem: Problem, config: LedgerConfig, rng: random.Random) -> d
     session = SetupSession(problem)
     messages: list[Mapping[str, Any]] = [*problem.messages]
 
-    def write(thought: str, code: str) -> None:
-        function = {"name": "python", "arguments": {"code": code}}
-        calls = [{"type": "function", "function": function}]
-        messages.append({"role": "assistant", "content": thought, "tool_calls": calls})
-        messages.append({"role": "tool", "name": "python", "content": session.run(code)})
-
     detours_left = config.slack
     for op, verb, amount in problem.metadata["lines"]:
         thought = f"{verb} {amount}"
@@ -58,13 +40,13 @@ def demonstrate(problem: Problem, config: LedgerConfig, rng: random.Random) -> d
         while detours_left and (detour := config.draw_detour(rng)):
             detours_left -= 1
             if detour == "look":
-                write("look", "book.look()")
+                messages += session.turn("look", "book.look()")
             elif detour == "syntax_error":
-                write(thought, f"book.{entered}({amount}")
+                messages += session.turn(thought, f"book.{entered}({amount}")
             else:
                 wrong = rng.choice([other for other in range(2, 10) if other != amount])
-                write(thought, f"book.{entered}({wrong})")
-        write(thought, f"book.{entered}({amount})")
+                messages += session.turn(thought, f"book.{entered}({wrong})")
+        messages += session.turn(thought, f"book.{entered}({amount})")
     messages.append({"role": "assistant", "content": f"\\boxed{{{session.run('book.look()')}}}"})
     return {"messages": messages, "tools": [PYTHON_SCHEMA]}
 

@@ -8,9 +8,9 @@ from typing import Any
 from elpo.graders.boxed import last_boxed
 from elpo.tasks.ledger import first_irrecoverable_step
 from elpo.tasks.ledger_book import written_entries
+from elpo.tasks.ledger_story import apply
+from elpo.tasks.tool_turns import tool_turn
 from elpo.types import Problem, Step, StopReason, ToolStatus
-
-_APPLY = {"add": lambda n, m: n + m, "sub": lambda n, m: n - m, "mul": lambda n, m: n * m}
 
 
 def erroneous_steps(problem: Problem, steps: Sequence[Step]) -> list[int]:
@@ -50,9 +50,7 @@ def right_turn(problem: Problem, steps: Sequence[Step]) -> dict[str, Any]:
     if len(entries) == len(lines):
         return {"role": "assistant", "content": f"\\boxed{{{problem.answer}}}"}
     op, verb, amount = lines[len(entries)]
-    function = {"name": "python", "arguments": {"code": f"book.{op}({amount})"}}
-    calls = [{"type": "function", "function": function}]
-    return {"role": "assistant", "content": f"{verb} {amount}", "tool_calls": calls}
+    return tool_turn(f"{verb} {amount}", "python", code=f"book.{op}({amount})")
 
 
 def _errors(problem: Problem, steps: Sequence[Step]) -> list[tuple[int, bool]]:
@@ -72,7 +70,7 @@ def _errors(problem: Problem, steps: Sequence[Step]) -> list[tuple[int, bool]]:
         elif not step.is_tool_step:
             count = problem.metadata["start"]
             for entry in entries:
-                count = _APPLY[entry.op](count, entry.amount)
+                count = apply(entry.op, count, entry.amount)
             answer = (last_boxed(step.text) or "").strip()
             if written < len(lines) or (answer.lstrip("+").lstrip("0") or "0") != str(count):
                 errors.append((number, True))

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count, islice
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from elpo.config import Count
 from elpo.graders.boxed import stated_answer
 from elpo.interfaces import Split
+from elpo.schema import Count
 from elpo.tasks.lookup_demonstrations import demonstrate, demonstrator_success
 from elpo.tasks.lookup_facts import NAMES, Treatment, fact_asked_for, knowledge_base
 from elpo.tasks.lookup_question import MAX_HOPS, VERBS, Question, questions
@@ -99,9 +99,8 @@ class LookupTask:
         """Correct where the policy stopped with the right substance and every hop rightly looked up."""
         finished = stop is StopReason.ANSWER and bool(steps) and not steps[-1].is_tool_step
         correct = finished and recoverable(problem, steps)
-        reward = self.config.reward_correct if correct else self.config.reward_wrong
         answer = _answer(steps[-1]) if finished else None
-        return Outcome(reward, correct, stop, answer)
+        return Outcome(self.config.reward(correct), correct, stop, answer)
 
     def gold_turns(self, problem: Problem) -> Sequence[ToolCall | str]:
         """Every fact looked up in order, and the last substance: a right solution."""
@@ -164,17 +163,8 @@ def recoverable(problem: Problem, steps: Sequence[Step]) -> bool:
     return turns_left >= hops_left + 1
 
 
-def first_irrecoverable_step(
-    problem: Problem, steps: Sequence[Step], stop: StopReason = StopReason.ANSWER
-) -> int | None:
-    """The step (1-based) after which a finished trajectory could no longer succeed; None if it did.
-
-    A trajectory that was cut off while it could still have succeeded was lost with its last step.
-
-    Raises:
-        ValueError: there are no steps.
-    """
-    return first_lost_step(recoverable, problem, steps, stop)
+first_irrecoverable_step = partial(first_lost_step, recoverable)
+"""Of a problem, the steps of a trajectory and why it stopped: see `elpo.tasks.synthetic.first_lost_step`."""
 
 
 def _answer(step: Step) -> str | None:

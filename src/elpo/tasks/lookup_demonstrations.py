@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from elpo.tasks.lookup_facts import KnowledgeBase, Treatment
 from elpo.tasks.lookup_question import CONFUSED_WITH, VERBS
 from elpo.tasks.synthetic import mean_success
+from elpo.tasks.tool_turns import tool_turn
 from elpo.tools.search import SearchTool
 from elpo.types import Problem, ToolCall
 
@@ -34,10 +35,8 @@ def demonstrate(
     messages: list[Mapping[str, Any]] = [*problem.messages]
 
     def search(thought: str, query: str) -> None:
-        function = {"name": tool.name, "arguments": {"query": query}}
-        calls = [{"type": "function", "function": function}]
         result, _ = session.call(ToolCall(tool.name, {"query": query}))
-        messages.append({"role": "assistant", "content": thought, "tool_calls": calls})
+        messages.append(tool_turn(thought, tool.name, query=query))
         messages.append({"role": "tool", "name": tool.name, "content": result.output})
 
     detours_left = config.slack

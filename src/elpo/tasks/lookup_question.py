@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from elpo.interfaces import Split
 from elpo.tasks.lookup_facts import KnowledgeBase, Treatment
-from elpo.tasks.synthetic import split_of, without_repetition
+from elpo.tasks.synthetic import digest_of, without_repetition
 
 VERBS: dict[str, Treatment] = {
     "roast": "heat",
@@ -55,12 +54,7 @@ class Question:
     @property
     def digest(self) -> str:
         """A hash of what is asked."""
-        return hashlib.sha256(repr((self.substances[0], self.verbs)).encode()).hexdigest()
-
-    @property
-    def split(self) -> Split:
-        """The split this question belongs to, a function of its content: 8 in 10 are for training."""
-        return split_of(self.digest)
+        return digest_of((self.substances[0], self.verbs))
 
 
 def follow(base: KnowledgeBase, start: str, treatments: Sequence[Treatment]) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from elpo.config import Fraction
 from elpo.interfaces import Split
+from elpo.schema import Fraction
 from elpo.tasks.choice_task import ChoiceOptions, ChoiceTask
 from elpo.tasks.dataset import HeldOut, content_id, held_out_split
 from elpo.tasks.rows import files_in

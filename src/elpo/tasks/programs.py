@@ -9,20 +9,19 @@ visible ones are blind, so every failure has one first irrecoverable step, and i
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from elpo.config import Count
-from elpo.graders.boxed import last_boxed
 from elpo.interfaces import Split
+from elpo.schema import Count
 from elpo.tasks.programs_demonstrations import definition, demonstrate, demonstrator_success
 from elpo.tasks.programs_session import Definition, committed, program_setup
 from elpo.tasks.programs_spec import MAX_LINES, VERBS, Line, Spec, specs
-from elpo.tasks.synthetic import Rate, SyntheticConfig, first_lost_step
+from elpo.tasks.synthetic import Rate, SyntheticConfig, final_boxed, first_lost_step, same_integer
 from elpo.types import Outcome, Problem, Step, StopReason, ToolCall
 
 INSTRUCTION = (
@@ -92,10 +91,9 @@ class ProgramsTask:
     def grade(self, problem: Problem, steps: Sequence[Step], stop: StopReason) -> Outcome:
         """Correct where the policy stopped with the right value boxed, and every line is committed and passes
         its hidden unit tests."""
-        answer = _final_answer(steps) if stop is StopReason.ANSWER else None
+        answer = final_boxed(steps) if stop is StopReason.ANSWER else None
         correct = answer is not None and recoverable(problem, steps)
-        reward = self.config.reward_correct if correct else self.config.reward_wrong
-        return Outcome(reward, correct, stop, answer)
+        return Outcome(self.config.reward(correct), correct, stop, answer)
 
     def gold_turns(self, problem: Problem) -> Sequence[ToolCall | str]:
         """The turns of a right solution: a definition for each line, then the answer."""
@@ -127,34 +125,15 @@ def recoverable(problem: Problem, steps: Sequence[Step]) -> bool:
     if written is None or not all(d.passes(line.unit_tests) for d, line in zip(written, lines, strict=False)):
         return False
     if steps and not steps[-1].is_tool_step:
-        return len(written) == len(lines) and _same_value(_final_answer(steps), problem.answer)
+        return len(written) == len(lines) and same_integer(final_boxed(steps), problem.answer)
     turns_left = int(problem.metadata["max_turns"]) - len(steps)
     return turns_left >= len(lines) - len(written) + 1
 
 
-def first_irrecoverable_step(
-    problem: Problem, steps: Sequence[Step], stop: StopReason = StopReason.ANSWER
-) -> int | None:
-    """The step (1-based) after which a finished trajectory could no longer succeed; None if it did.
-
-    A trajectory that was cut off while it could still have succeeded was lost with its last step.
-
-    Raises:
-        ValueError: there are no steps.
-    """
-    return first_lost_step(recoverable, problem, steps, stop)
+first_irrecoverable_step = partial(first_lost_step, recoverable)
+"""Of a problem, the steps of a trajectory and why it stopped: see `elpo.tasks.synthetic.first_lost_step`."""
 
 
 def written_program(problem: Problem, steps: Sequence[Step]) -> tuple[Definition, ...] | None:
     """The lines that the policy has committed, in order; None where it has spoilt its program."""
     return committed(problem.metadata["start"], problem.metadata["values"], steps)
-
-
-def _final_answer(steps: Sequence[Step]) -> str | None:
-    return last_boxed(steps[-1].text) if steps and not steps[-1].is_tool_step else None
-
-
-def _same_value(answer: str | None, truth: str) -> bool:
-    """True where the answer is the value as a plain integer; a leading + or zeros do not matter."""
-    match = re.fullmatch(r"\s*\+?0*(\d+)\s*", answer or "", re.ASCII)
-    return match is not None and match[1] == truth

@@ -12,10 +12,10 @@ import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from elpo.tasks.ledger_demonstrations import PYTHON_SCHEMA
 from elpo.tasks.programs_spec import BLIND, COMPUTE, CONFUSED_WITH, EXPRESSIONS, VERBS, Operation
 from elpo.tasks.setup_session import SetupSession
 from elpo.tasks.synthetic import mean_success
+from elpo.tasks.tool_turns import PYTHON_SCHEMA
 from elpo.types import Problem
 
 if TYPE_CHECKING:
@@ -31,12 +31,6 @@ def demonstrate(problem: Problem, config: ProgramsConfig, rng: random.Random) ->
     session = SetupSession(problem)
     messages: list[Mapping[str, Any]] = [*problem.messages]
 
-    def write(thought: str, code: str) -> None:
-        function = {"name": "python", "arguments": {"code": code}}
-        calls = [{"type": "function", "function": function}]
-        messages.append({"role": "assistant", "content": thought, "tool_calls": calls})
-        messages.append({"role": "tool", "name": "python", "content": session.run(code)})
-
     detours_left = config.slack
     value = problem.metadata["start"]
     for (op, verb, amount), right in zip(problem.metadata["lines"], problem.metadata["values"], strict=True):
@@ -46,17 +40,17 @@ def demonstrate(problem: Problem, config: ProgramsConfig, rng: random.Random) ->
             detours_left -= 1
             refused = [n for n in range(2, 10) if COMPUTE[written](value, n) != right]
             if detour == "syntax_error":
-                write(thought, definition(written, amount)[:-1])
+                messages += session.turn(thought, definition(written, amount)[:-1])
             elif detour == "wrong_amount" and refused:
-                write(thought, definition(written, rng.choice(refused)))
+                messages += session.turn(thought, definition(written, rng.choice(refused)))
             else:
-                write("look", "f.look()")
+                messages += session.turn("look", "f.look()")
         if COMPUTE[written](value, amount) != right:  # the visible test will show it
             if detours_left:
                 detours_left -= 1
-                write(thought, definition(written, amount))
+                messages += session.turn(thought, definition(written, amount))
             written = op
-        write(thought, definition(written, amount))
+        messages += session.turn(thought, definition(written, amount))
         value = right
     messages.append({"role": "assistant", "content": f"\\boxed{{{session.run('f.look()')}}}"})
     return {"messages": messages, "tools": [PYTHON_SCHEMA]}

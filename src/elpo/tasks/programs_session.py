@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from elpo.types import Step, ToolStatus
+from elpo.tasks.tool_turns import MAX_CODE_CHARS, executed_python
+from elpo.types import Step
 
 PROGRAM_SOURCE = '''\
 class Program:
@@ -39,15 +40,11 @@ class Program:
         return self._value
 '''
 
-MAX_CODE_CHARS = 10_000
-"""Longer calls are not read: they count as having spoilt the program."""
-
 MAX_NODES = 64
 MAX_CONSTANT = 10**6
 
 Compute = Callable[[int], int]
 
-_EXECUTED = (ToolStatus.OK, ToolStatus.PROGRAM_ERROR)
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"abs": abs, "max": max, "min": min}
 _BINARY: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
@@ -114,15 +111,9 @@ def committed(start: int, values: Sequence[int], steps: Sequence[Step]) -> tuple
     """
     lines: list[Definition] = []
     value = start
-    for step in steps:
-        call, result = step.tool_call, step.tool_result
-        if call is None or result is None or result.status not in _EXECUTED:
-            continue
-        code = call.arguments.get("code")
-        if call.name != "python" or not isinstance(code, str):
-            continue
+    for code, ran in executed_python(steps):
         try:
-            definitions = _definitions(code, ran=result.status is ToolStatus.OK)
+            definitions = _definitions(code, ran)
         except SpoiltProgram:
             return None
         for line in definitions if len(lines) < len(values) else ():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from elpo.interfaces import Split
-from elpo.tasks.synthetic import split_of, without_repetition
+from elpo.tasks.synthetic import digest_of, without_repetition
 
 Operation = Literal["add", "mul", "sub", "clamp", "gap", "mod", "cap"]
 
@@ -114,13 +113,7 @@ class Spec:
     @property
     def digest(self) -> str:
         """A hash of what has to be written."""
-        content = repr((self.start, [(line.verb, line.amount) for line in self.lines]))
-        return hashlib.sha256(content.encode()).hexdigest()
-
-    @property
-    def split(self) -> Split:
-        """The split this specification belongs to, a function of its content: 8 in 10 are for training."""
-        return split_of(self.digest)
+        return digest_of((self.start, [(line.verb, line.amount) for line in self.lines]))
 
 
 def draw_spec(rng: random.Random, min_lines: int, max_lines: int) -> Spec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
+from elpo.tasks.tool_turns import tool_turn
 from elpo.types import Problem
 
 
@@ -24,3 +25,8 @@ class SetupSession:
         except SyntaxError as error:
             return "".join(traceback.format_exception_only(error)).rstrip("\n")
         return repr(eval(program, self._namespace))
+
+    def turn(self, thought: str, code: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The messages of a call of `code` and of what it really gave."""
+        result = {"role": "tool", "name": "python", "content": self.run(code)}
+        return tool_turn(thought, "python", code=code), result

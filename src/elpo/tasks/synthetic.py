@@ -5,7 +5,9 @@ Their problems are sets of verbs put in order; a demonstrator misreads some verb
 
 from __future__ import annotations
 
+import hashlib
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from math import comb
@@ -13,8 +15,9 @@ from typing import Annotated, ClassVar, Protocol, TypeVar
 
 from pydantic import Field
 
-from elpo.config import Count, Section
+from elpo.graders.boxed import last_boxed
 from elpo.interfaces import Split
+from elpo.schema import Count, Section
 from elpo.types import Problem, Step, StopReason
 
 Rate = Annotated[float, Field(ge=0, lt=1, strict=True)]
@@ -57,6 +60,10 @@ class SyntheticConfig(Section):
         if (chance := sum(getattr(self, detour) for detour in self.detours)) >= 1:
             raise ValueError(f"{' + '.join(self.detours)} = {chance:g}; keep the sum below 1")
 
+    def reward(self, correct: bool) -> float:
+        """What a trajectory gets."""
+        return self.reward_correct if correct else self.reward_wrong
+
     def error_rate(self, verb: str) -> float:
         """The chance that the demonstrator misreads `verb`."""
         return self.hard_error if verb in self.hard_verbs else self.easy_error
@@ -79,13 +86,13 @@ class Drawn(Protocol):
         """A hexadecimal hash of its content."""
         ...
 
-    @property
-    def split(self) -> Split:
-        """The split it belongs to."""
-        ...
-
 
 D = TypeVar("D", bound=Drawn)
+
+
+def digest_of(content: object) -> str:
+    """A hexadecimal hash of content that is known by its `repr`."""
+    return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
 def split_of(digest: str) -> Split:
@@ -98,8 +105,9 @@ def without_repetition(draw: Callable[[random.Random], D], key: str, split: Spli
     seen: set[str] = set()
     for index in count():
         drawn = draw(random.Random(f"{key}:{index}"))
-        if drawn.split == split and drawn.digest not in seen:
-            seen.add(drawn.digest)
+        digest = drawn.digest
+        if split_of(digest) == split and digest not in seen:
+            seen.add(digest)
             yield drawn
 
 
@@ -121,7 +129,7 @@ def first_lost_step(
     recoverable: Callable[[Problem, Sequence[Step]], bool],
     problem: Problem,
     steps: Sequence[Step],
-    stop: StopReason,
+    stop: StopReason = StopReason.ANSWER,
 ) -> int | None:
     """The step (1-based) after which a finished trajectory could no longer succeed; None if it did.
 
@@ -137,3 +145,14 @@ def first_lost_step(
             return length
     finished = stop is StopReason.ANSWER and not steps[-1].is_tool_step
     return None if finished else len(steps)
+
+
+def final_boxed(steps: Sequence[Step]) -> str | None:
+    """What the last turn boxes; None where it calls a tool or boxes nothing."""
+    return last_boxed(steps[-1].text) if steps and not steps[-1].is_tool_step else None
+
+
+def same_integer(answer: str | None, truth: str) -> bool:
+    """True where the answer is `truth` as a plain integer; a leading + or zeros do not matter."""
+    match = re.fullmatch(r"\s*\+?0*(\d+)\s*", answer or "", re.ASCII)
+    return match is not None and match[1] == truth

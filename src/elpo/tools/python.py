@@ -18,8 +18,7 @@ import resource
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from elpo.tools.sandbox.process import Limits
 from elpo.tools.sandbox.states import Interpreters, State
@@ -185,12 +184,10 @@ class PythonTool:
                 raise RuntimeError(f"Python tool self-test: {code!r} gave {result}, expected {answer!r}")
             session = after if number == 0 else session  # every later call branches from the first
 
-    def __enter__(self) -> PythonTool:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from elpo.algorithm_config import StrategyConfig
 from elpo.algorithms.credit_rules import credit_rule
 from elpo.algorithms.entropy_branching import entropy_branching
 from elpo.algorithms.frontier import frontier
@@ -16,28 +16,22 @@ from elpo.algorithms.posterior import posterior
 from elpo.algorithms.strategies import Strategy, bel, independent, random_prefix
 from elpo.algorithms.vine import vine
 from elpo.by_name import function_by_name
-from elpo.config import Config, RolloutConfig, SearchToolConfig, StrategyConfig
+from elpo.config import Config, RolloutConfig
 from elpo.interfaces import Task, Tool
 from elpo.models.lora import require_lora
 from elpo.rollout.dialogue import Dialogue
 from elpo.rollout.episode import Limits
 from elpo.rollout.scheduler import Scheduler
-from elpo.tasks.conversations import read_conversations
 from elpo.tasks.loading import load_task
-from elpo.tasks.rows import BadRow
-from elpo.tools.functions import tool_fault
+from elpo.training.demonstrations import demonstrations
 from elpo.training.model_check import check_model, read_architecture
 from elpo.training.model_folder import is_adapter
 from elpo.training.model_loading import autocast_dtype, find_model, load_model, load_tokenizer
+from elpo.training.tools import make_tools
 from elpo.training.vllm_sampling import check_vllm, with_vllm
 
 if TYPE_CHECKING:
     import torch
-
-    from elpo.tools.search_backend import SearchBackend
-    from elpo.training.sft import Conversation
-
-MAX_BAD_ROWS_LISTED = 10
 
 
 @dataclass
@@ -202,151 +196,6 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def make_tools(task: Task, config: Config) -> dict[str, Tool]:
-    """The tools the task asks for: its own, which its method `tools()` gives, and built-in ones, which are
-    tested with a real call each.
-
-    Raises:
-        ValueError: the task names a tool that does not exist, its own ones are no tools, or the search tool
-            has nothing to search.
-    """
-    makers = {"python": make_python_tool, "search": make_search_tool}
-    tools: dict[str, Tool] = {}
-    try:
-        for tool in getattr(task, "tools", tuple)():
-            if fault := tool_fault(tool):
-                raise ValueError(f"task {task.name!r} brings the tool {tool!r:.80}: {fault}")
-            tools[tool.name] = tool
-        known = [*tools, *(name for name in makers if name not in tools)]
-        if unknown := [name for name in task.tool_names if name not in known]:
-            raise ValueError(
-                f"task {task.name!r} wants the tools {unknown}; the tools are: {', '.join(known)}; a tool of "
-                "your own comes from the task's method tools()"
-            )
-        if unnamed := [name for name in tools if name not in task.tool_names]:
-            raise ValueError(f"task {task.name!r} brings the tools {unnamed}; add them to its tool_names")
-        for name in task.tool_names:
-            if name not in tools:
-                tools[name] = makers[name](task, config)
-    except BaseException:
-        for tool in tools.values():
-            tool.close()
-        raise
-    return {name: tools[name] for name in task.tool_names}
-
-
-def make_python_tool(task: Task, config: Config) -> Tool:
-    """The Python tool as `config.python` describes it."""
-    from elpo.tools.python import PythonTool
-
-    state = config.python.state
-    tool = PythonTool(
-        state=getattr(task, "python_state", "none") if state == "task" else state,
-        timeout=config.python.timeout,
-        memory_mb=config.python.memory_mb,
-        output_chars=config.python.output_chars,
-        num_workers=config.python.num_workers,
-        preload=config.python.preload,
-    )
-    tool.self_test()
-    return tool
-
-
-def make_search_tool(task: Task, config: Config) -> Tool:
-    """The search tool over the configured index or server, else over the task's own `documents()`.
-
-    Raises:
-        ValueError: there is neither, or it cannot be searched.
-    """
-    from elpo.tools.search import SearchTool
-
-    tool = SearchTool(
-        _search_backend(task, config.search),
-        top_k=config.search.top_k,
-        output_chars=config.search.output_chars,
-    )
-    try:
-        tool.self_test()
-    except RuntimeError as error:
-        tool.close()
-        raise ValueError(f"search: {error}") from error
-    return tool
-
-
-def _search_backend(task: Task, config: SearchToolConfig) -> SearchBackend:
-    from elpo.tools.search_backend import passage_from
-    from elpo.tools.search_index import FullTextIndex
-
-    if config.url is not None:
-        from elpo.tools.search_http import RetrievalClient
-
-        try:
-            return RetrievalClient(config.url, config.timeout)
-        except ValueError as error:
-            raise ValueError(f"search.url: {error}") from error
-    if config.index is not None:
-        try:
-            index = FullTextIndex(Path(config.index).expanduser(), config.timeout)
-        except ValueError as error:
-            raise ValueError(f"search.index: {error}") from error
-    else:
-        documents = getattr(task, "documents", None)
-        if documents is None:
-            raise ValueError(
-                f"task {task.name!r} brings no documents to search; set search.index or search.url"
-            )
-        try:
-            index = FullTextIndex.of(map(passage_from, documents(), count(1)), config.timeout)
-        except ValueError as error:
-            raise ValueError(f"the documents() of task {task.name!r}: {error}") from error
-        if not index.num_passages:
-            raise ValueError(f"the documents() of task {task.name!r} are empty")
-    if config.backend == "bm25s":
-        from elpo.tools.search_bm25 import Bm25Index
-
-        return Bm25Index(index)
-    return index
-
-
-def demonstrations(
-    task: Any, config: Config, num: int, seed: int
-) -> tuple[list[dict[str, Any]], list[BadRow]]:
-    """Up to `num` conversations to imitate, of `sft.path` or the task, and the rows left out of the former.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if config.sft.path is not None:
-        return read_conversations(config.sft.path, task.tool_names, config.sft.rename_tools, num)
-    if not hasattr(task, "demonstrations"):
-        raise ValueError(
-            f"task {task.name!r} has no demonstrations to train a tokenizer on; set model.path, or sft.path"
-        )
-    return task.demonstrations(num, seed=seed), []
-
-
-def load_conversations(assembly: Assembly) -> tuple[list[Conversation], list[str]]:
-    """The cold start's conversations as tokens, and what there is to say about those left out.
-
-    Raises:
-        ValueError: none can be used.
-    """
-    from elpo.training.sft import conversation_tokens
-
-    config, limit = assembly.config, assembly.config.rollout.max_tokens
-    found, bad = demonstrations(assembly.task, config, config.sft.num_demonstrations, config.run.seed)
-    tokens = [conversation_tokens(assembly.dialogue, row["messages"]) for row in found]
-    fitting = [conversation for conversation in tokens if len(conversation.token_ids) <= limit]
-    if not fitting:
-        raise ValueError(f"no conversation has at most rollout.max_tokens={limit} tokens; raise the limit")
-    notes = [f"left out: {row.place}: {row.reason}" for row in bad[:MAX_BAD_ROWS_LISTED]]
-    if len(bad) > MAX_BAD_ROWS_LISTED:
-        notes.append(f"{len(bad)} rows were left out in all")
-    if too_long := len(tokens) - len(fitting):
-        notes.append(f"{too_long} conversations have more than rollout.max_tokens={limit} and are left out")
-    return fitting, notes
-
-
 def make_scheduler(
     config: RolloutConfig,
     model: Any,
@@ -366,5 +215,4 @@ def make_scheduler(
         prefix_cache_mb=config.prefix_cache_mb,
         autocast=autocast,
     )
-    limits = Limits(config.max_turns, config.max_tokens, config.max_turn_tokens)
-    return Scheduler(engine, task, tools, dialogue, limits, deterministic=config.deterministic)
+    return Scheduler(engine, task, tools, dialogue, Limits.of(config), deterministic=config.deterministic)

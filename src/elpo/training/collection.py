@@ -14,7 +14,8 @@ from elpo.algorithms.prompt_sampling import Sampling, make_prompt_sampling
 from elpo.algorithms.reward_shaping import shape_rewards
 from elpo.algorithms.strategies import Strategy
 from elpo.config import Config
-from elpo.rollout.scheduler import RolloutCounts, Scheduler
+from elpo.rollout.counts import RolloutCounts
+from elpo.rollout.scheduler import Scheduler
 from elpo.training.assembly import make_strategy
 from elpo.training.model_loading import derived_seed
 from elpo.training.processes import Processes

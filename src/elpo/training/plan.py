@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from elpo.config import Config
-from elpo.models.tiny import MAX_VOCAB_SIZE
+from elpo.models.tiny import MAX_VOCAB_SIZE, tiny_architecture
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def plan(config: Config, device: Device, num_processes: int = 1, sharded: bool =
         "whole copy for sampling": (trained + frozen) * width if sharded else 0.0,
         "keys and values of the slots": config.rollout.num_slots
         * _capacity(config.rollout.max_tokens)
-        * _cache_bytes(text, 3 if autocast and not sharded else width),  # keys are rotated in float32
+        * _cache_bytes(text, width),
         "kept prefixes": config.rollout.prefix_cache_mb * 2.0**20,
     }
     in_training = {
@@ -122,7 +122,7 @@ def activation_bytes(text: Any, config: Config, width: int) -> float:
 def _shapes(config: Config) -> tuple[Any, Any]:
     """The model's configuration, and the model itself without memory, adapters included."""
     import torch
-    from transformers import AutoModelForCausalLM, Qwen3Config
+    from transformers import AutoModelForCausalLM
 
     from elpo.models.lora import add_lora
     from elpo.training.model_check import read_architecture
@@ -131,17 +131,9 @@ def _shapes(config: Config) -> tuple[Any, Any]:
         folder = Path(config.model.path).expanduser()  # one with a config.json and nothing else will do
         architecture = read_architecture(str(folder) if folder.exists() else config.model.path)
     else:
-        tiny = config.model.tiny
-        architecture = Qwen3Config(
-            vocab_size=MAX_VOCAB_SIZE,  # a bound: the tokenizer is not made yet
-            hidden_size=tiny.hidden_size,
-            num_hidden_layers=tiny.num_layers,
-            num_attention_heads=tiny.num_heads,
-            num_key_value_heads=tiny.num_kv_heads,
-            head_dim=tiny.hidden_size // tiny.num_heads,
-            intermediate_size=tiny.intermediate_size,
-            tie_word_embeddings=True,
-        )
+        architecture = tiny_architecture(
+            config.model.tiny, MAX_VOCAB_SIZE
+        )  # a bound: there is no tokenizer yet
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(architecture)
         if config.model.lora.rank:

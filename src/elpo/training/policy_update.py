@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from elpo.algorithm_config import AlgorithmConfig, LossConfig
 from elpo.algorithms.credit import Credit
 from elpo.algorithms.reference_kl import reference_kl
 from elpo.algorithms.surrogate import SurrogateStatistics, normaliser, surrogate_statistics, token_weights
@@ -20,11 +21,12 @@ from elpo.algorithms.surrogates import (
     objective,
 )
 from elpo.batch import micro_batches, token_batch
-from elpo.config import AlgorithmConfig, LossConfig, RLConfig
-from elpo.packing import MicroBatch, Minibatch, Trajectories, num_unique, pack_trees
+from elpo.config import RLConfig
+from elpo.packing import MicroBatch, Minibatch, Trajectories
 from elpo.training.learner import Learner
 from elpo.training.reference import Reference
 from elpo.tree import RolloutTree
+from elpo.tree_packing import num_unique, pack_trees
 
 
 def update_policy(
@@ -54,14 +56,8 @@ def update_policy(
     losses: list[float] = []
     norms: list[float] = []
     differences: list[tuple[float, float]] = []  # of the sampler: summed over tokens, and their number
-    prepare = packed if learner.packed else unrolled
     processes = learner.processes
-    batches = []
-    for first in range(0, sum(processes.every(len(trees))), rl.problems_per_minibatch):
-        stop = first + rl.problems_per_minibatch
-        mine = [i for i in range(len(trees)) if first <= processes.position(i) < stop]
-        chosen = [trees[i] for i in mine], [credits[i] for i in mine]
-        batches.append(prepare(*chosen, algorithm.loss, rl.microbatch_tokens))
+    batches = _minibatches(learner, trees, credits, algorithm.loss, rl)
     if recompute:
         batches, difference = _rescored(learner, batches)
         if difference[1]:
@@ -84,17 +80,12 @@ def update_policy(
     statistics = sum((found[0] for found in of_all), SurrogateStatistics())
     losses = [sum(parts) for parts in zip(*(found[1] for found in of_all), strict=True)]
     differences = [part for found in of_all for part in found[2]]
-    means = statistics.means()
     metrics = {
         "loss": sum(losses) / max(1, len(losses)),
         "updates": float(len(norms)),
         "grad/norm": sum(norms) / max(1, len(norms)),
         "lr": learner.learning_rate,
-        "clip/low_share": means.get("clip_fraction_low", 0.0),
-        "clip/high_share": means.get("clip_fraction_high", 0.0),
-        "clip/elc_share": means.get("error_fraction", 0.0),
-        "ratio/max": means.get("ratio_max", 1.0),
-        "kl/approx": means.get("approx_kl", 0.0),
+        **_clip_metrics(statistics),
     }
     if reference is not None:
         metrics["kl/reference"] = statistics.reference_kl / max(1.0, statistics.weight)
@@ -104,6 +95,37 @@ def update_policy(
         forwarded, unique = np.sum(totals, 0)[2:]
         metrics["tokens/forwarded_per_unique"] = float(forwarded / unique)
     return metrics
+
+
+def _minibatches(
+    learner: Learner,
+    trees: Sequence[RolloutTree],
+    credits: Sequence[Credit],
+    loss: LossConfig,
+    rl: RLConfig,
+) -> list[Minibatch]:
+    """This process's part of every mini-batch of the step."""
+    prepare = packed if learner.packed else unrolled
+    processes = learner.processes
+    batches = []
+    for first in range(0, sum(processes.every(len(trees))), rl.problems_per_minibatch):
+        stop = first + rl.problems_per_minibatch
+        mine = [i for i in range(len(trees)) if first <= processes.position(i) < stop]
+        chosen = [trees[i] for i in mine], [credits[i] for i in mine]
+        batches.append(prepare(*chosen, loss, rl.microbatch_tokens))
+    return batches
+
+
+def _clip_metrics(statistics: SurrogateStatistics) -> dict[str, float]:
+    """What the clip did, and how far the policy has moved."""
+    means = statistics.means()
+    return {
+        "clip/low_share": means.get("clip_fraction_low", 0.0),
+        "clip/high_share": means.get("clip_fraction_high", 0.0),
+        "clip/elc_share": means.get("error_fraction", 0.0),
+        "ratio/max": means.get("ratio_max", 1.0),
+        "kl/approx": means.get("approx_kl", 0.0),
+    }
 
 
 def _rescored(learner: Learner, batches: Sequence[Minibatch]) -> tuple[list[Minibatch], tuple[float, float]]:

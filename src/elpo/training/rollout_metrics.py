@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from elpo.interfaces import EngineCounts
-from elpo.rollout.scheduler import RolloutCounts
+from elpo.rollout.counts import RolloutCounts
 from elpo.tree import RolloutTree
 from elpo.types import ToolStatus
 
@@ -69,4 +69,5 @@ def engine_metrics(counts: Sequence[tuple[EngineCounts, EngineCounts]], num_slot
         "engine/occupancy": total("decoded_tokens") / (steps * num_slots) if steps else 0.0,
         "engine/reused_tokens": total("reused_tokens"),
         "engine/fed_tokens": total("fed_tokens"),
+        "engine/evicted_tokens": total("evicted_tokens"),
     }

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from elpo.batch import micro_batches
-from elpo.packing import TreeLayout, balanced, tree_layout
+from elpo.packing import TreeLayout, tree_layout
 from elpo.rollout.dialogue import Dialogue
 from elpo.training.learner import Learner
+from elpo.tree_packing import balanced
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,6 @@ continues from a checkpoint is the run that was never interrupted.
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -15,17 +13,18 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from elpo.algorithms.credit import Credit
 from elpo.algorithms.credit_rules import assign_credits
 from elpo.config import Config, OptimizerConfig
 from elpo.evaluation.success import sample_success, success_of
-from elpo.rollout.scheduler import RolloutCounts
-from elpo.training.assembly import Assembly, assemble, load_conversations
+from elpo.rollout.counts import RolloutCounts
+from elpo.training.assembly import Assembly, assemble
 from elpo.training.checkpoint import Checkpoints, Position
 from elpo.training.collection import collect_step
+from elpo.training.demonstrations import load_conversations
+from elpo.training.interruption import Interrupted, Interruption
 from elpo.training.launching import make_accelerator
 from elpo.training.learner import Learner
 from elpo.training.metrics_log import MetricsLog
@@ -58,10 +57,6 @@ class Result:
     success_before: float
     success_after: float
     best_success: float
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user asked to stop; a checkpoint of the last finished step was written."""
 
 
 def train(
@@ -98,15 +93,17 @@ def train(
             if processes.is_main
             else nullcontext()
         ) as log:
+            shown = (progress if processes.is_main else None) or SilentProgress()
             run = _Run(
                 config,
                 folder,
                 checkpoints,
-                (progress if processes.is_main else None) or SilentProgress(),
+                shown,
                 log,
                 accelerator,
                 processes,
                 assembly,
+                Interruption(processes, shown),
                 position or Position("sft", 0),
             )
             return run.run(state)
@@ -127,16 +124,15 @@ class _Run:
     accelerator: Accelerator
     processes: Processes
     assembly: Assembly
+    interruption: Interruption
     position: Position
-    asked: bool = False  # by this process's user
-    stopping: bool = False  # agreed by all processes
     learner: Learner | None = None  # of the phase before
     replica: Any = None  # what the engine samples from where the trained model is sharded
     stale: bool = True  # the weights have changed since the engine last had them
 
     def run(self, state: dict[str, object] | None) -> Result:
         """Everything that is still to do."""
-        with self._graceful_interrupt():
+        with self.interruption.watched():
             if self.position.phase == "sft":
                 self._cold_start(state)
                 self.position = Position("rl", 0)
@@ -153,7 +149,8 @@ class _Run:
         learner = self._learner(sft.optimizer, sft.num_steps, temperature=1.0)
         if state:
             self.checkpoints.restore(state, learner)
-        conversations, notes = load_conversations(self.assembly)
+        assembly = self.assembly
+        conversations, notes = load_conversations(assembly.task, self.config, assembly.dialogue)
         for note in notes:
             self.progress.note(note)
         seed = derived_seed(self.config.run.seed, "sft order")
@@ -165,7 +162,8 @@ class _Run:
             metrics = sft_update(learner, [conversations[i] for i in index], sft.microbatch_tokens)
             metrics["time/total"] = time.perf_counter() - started
             self._record("sft", step + 1, metrics)
-            if (step + 1) % sft.checkpoint_every == 0 or step + 1 == sft.num_steps or self.stopping:
+            due = (step + 1) % sft.checkpoint_every == 0 or step + 1 == sft.num_steps
+            if due or self.interruption.stopping:
                 self._save(learner)
             self._stop_if_asked()
 
@@ -224,7 +222,7 @@ class _Run:
             spent += metrics["rollouts/total"]
             if self._evaluation_is_due(spent):
                 self._evaluate(learner)
-            elif step % self.config.run.checkpoint_every == 0 or self.stopping:
+            elif step % self.config.run.checkpoint_every == 0 or self.interruption.stopping:
                 self._save(learner)
             self._stop_if_asked()
 
@@ -338,7 +336,7 @@ class _Run:
         if self.log:
             self.log.log(phase, step, metrics)
         self.progress.update(step, metrics)
-        self.stopping = any(self.processes.every(self.asked))
+        self.interruption.agree()
 
     def _save(self, learner: Learner, best: bool = False) -> None:
         model = self.assembly.model if self.replica is None else self.replica
@@ -354,26 +352,6 @@ class _Run:
         before, after = held_out.get(0, float("nan")), held_out.get(self.position.step, float("nan"))
         return Result(self.folder.path, before, after, self.position.best_success)
 
-    @contextmanager
-    def _graceful_interrupt(self) -> Iterator[None]:
-        """The first Ctrl-C lets the step finish and saves it; the second stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def ask_to_stop(signum: int, frame: FrameType | None) -> None:
-            if self.asked:
-                raise KeyboardInterrupt
-            self.asked = True
-            self.stopping = self.stopping or self.processes.num == 1
-            self.progress.note("stopping after this step; press Ctrl-C again to stop at once")
-
-        previous = signal.signal(signal.SIGINT, ask_to_stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, previous)
-
     def _stop_if_asked(self) -> None:
-        if self.stopping:
+        if self.interruption.stopping:
             raise Interrupted(f"stopped after {self.position.name}; continue with --resume")

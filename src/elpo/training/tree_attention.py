@@ -6,11 +6,14 @@ over trees, any other by SDPA, so that the engine goes on sampling from the same
 - On a CPU each run of tokens attends to its own context by a call of SDPA of its own. All else (projections,
   MLP, norms, vocabulary) sees one row without padding. A dense tree mask would be exact too, but computes the
   attention between all branches only to drop it. Times: `benchmarks/packing.md`.
-- On CUDA FlexAttention with a block mask.
+- On CUDA FlexAttention with a block mask, compiled once for rows of all lengths. Heads smaller than its
+  kernels take are attended as on a CPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 
 NAME = "elpo_tree"
 BLOCK = 128
+MIN_FLEX_HEAD = 16
+"""The smallest head FlexAttention's kernels take."""
+
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 """Relative difference of hidden states between packed and unrolled; 0.05 in lower precision."""
 
@@ -48,7 +54,7 @@ def packing_obstacle(model: Any) -> str | None:
     model.set_attn_implementation(NAME)
     try:
         difference = _difference(model)
-    except (ValueError, TypeError, RuntimeError) as error:
+    except Exception as error:  # models and the compilers of kernels each raise their own
         model.set_attn_implementation(before)
         return f"the model failed on a packed tree: {error}"
     if not difference <= TOLERANCE.get(model.dtype, 0.05):
@@ -98,13 +104,8 @@ def tree_attention(
         raise ValueError(f"attention over trees has no {unknown}")
     if query.dtype != value.dtype:  # under autocast: rotation and norms of queries and keys are in float32
         query, key = query.to(value.dtype), key.to(value.dtype)
-    if query.device.type == "cuda" and not dropout:
-        from transformers.integrations.flex_attention import flex_attention_forward
-
-        flex: tuple[Tensor, Tensor | None] = flex_attention_forward(
-            module, query, key, value, block_mask(tree_layout), scaling=scaling
-        )
-        return flex
+    if query.device.type == "cuda" and query.shape[-1] >= MIN_FLEX_HEAD and not dropout:
+        return block_attention(query, key, value, tree_layout, scaling), None
     return run_attention(query, key, value, tree_layout, dropout, scaling), None
 
 
@@ -142,6 +143,36 @@ def run_attention(
     return torch.cat(attended, 2).transpose(1, 2)
 
 
+def block_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: TreeLayout, scaling: float | None = None
+) -> Tensor:
+    """FlexAttention over the blocks that hold anything to see: [1, H, N, D] to [1, N, H, D].
+
+    Deviation from transformers' `flex_attention_forward`: keys are not repeated where H is no power of two,
+    and more programs than torch allows are an error instead of all N x N scores, uncompiled.
+    """
+    for x in (query, key, value):
+        torch._dynamo.maybe_mark_dynamic(x, 2)
+    attended: Tensor = _compiled()(
+        query,
+        key,
+        value,
+        block_mask=block_mask(layout),
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+        kernel_options={"FORCE_USE_FLEX_ATTENTION": True},  # short rows have no program of their own
+    )
+    return attended.transpose(1, 2)
+
+
+@cache
+def _compiled() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    compiled: Callable[..., Any] = torch.compile(flex_attention, fullgraph=True)
+    return compiled
+
+
 def block_mask(layout: TreeLayout) -> BlockMask:
     """The layout for FlexAttention: which blocks of keys a block of queries sees, in part or as a whole.
 
@@ -157,7 +188,7 @@ def _block_mask(ends: Tensor) -> BlockMask:
     from torch.nn.attention.flex_attention import BlockMask
 
     num = len(ends)
-    num_blocks = -(-num // BLOCK)
+    num_blocks = max(2, -(-num // BLOCK))  # torch compiles a size of 1 apart
     padded = nn.functional.pad(ends, (0, num_blocks * BLOCK - num)).view(num_blocks, BLOCK)
     blocks = torch.arange(num_blocks, device=ends.device)
     queries, keys = blocks[:, None], blocks[None]

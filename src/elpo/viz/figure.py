@@ -193,10 +193,7 @@ def _places(tree: RolloutTree, down: float) -> tuple[list[int], list[float]]:
     x = [0] * len(tree.nodes)
     y = [0.0] * len(tree.nodes)
     row = 0
-    pending = children[ROOT][::-1]
-    while pending:
-        node = pending.pop()
-        pending += children.get(node, [])[::-1]
+    for node in tree.depth_first():
         if tree.nodes[node].parent != ROOT:
             x[node] = x[tree.nodes[node].parent] + 1
         if node not in children:

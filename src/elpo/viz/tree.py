@@ -19,8 +19,9 @@ from rich.tree import Tree
 
 from elpo.algorithms.advantage import first_wrong_nodes, node_values
 from elpo.algorithms.credit import Credit
+from elpo.rollout.messages import call_text
 from elpo.tree import ROOT, RolloutTree
-from elpo.types import Step, StopReason, ToolCall, ToolStatus
+from elpo.types import Step, StopReason, ToolStatus
 
 MAX_EXCERPT = 100
 """Characters of a call, a result or a thought in the short form."""
@@ -146,7 +147,7 @@ def _search_lines(tree: RolloutTree, number: dict[int, int], depth: dict[int, in
 def short_lines(step: Step) -> list[str]:
     """A step in one line: its call with the result, or what it says."""
     result = step.tool_result
-    line = excerpt(step.text if step.tool_call is None else _call_text(step.tool_call))
+    line = excerpt(step.text if step.tool_call is None else call_text(step.tool_call))
     if result is None:
         return [line] if line else []
     status = "" if result.status is ToolStatus.OK else f"[{result.status.value}] "
@@ -162,13 +163,6 @@ def _full_lines(step: Step) -> list[str]:
         )
         lines += [status, *(f"  {line}" for line in rest)]
     return lines
-
-
-def _call_text(call: ToolCall) -> str:
-    """`name(argument)`; arguments keep their names where there are several."""
-    if len(call.arguments) == 1:
-        return f"{call.name}({next(iter(call.arguments.values()))})"
-    return f"{call.name}({', '.join(f'{name}={value}' for name, value in call.arguments.items())})"
 
 
 def excerpt(text: str) -> str:

@@ -16,7 +16,7 @@ from elpo.algorithms.advantage import first_wrong_nodes, node_values
 from elpo.algorithms.credit import Credit
 from elpo.tree import RolloutTree
 from elpo.tree_json import plain, without_text
-from elpo.types import ToolStatus
+from elpo.types import Step, ToolStatus
 from elpo.viz.token_text import token_texts
 from elpo.viz.tree import ranges
 
@@ -39,47 +39,24 @@ def tree_view(
     number = {leaf: i for i, leaf in enumerate(tree.leaves)}
     values = node_values(tree)
     through = tree.leaves_below()
-    nodes = []
-    for i, node in enumerate(tree.nodes):
-        step = node.step
-        call, result, entropies = step.tool_call, step.tool_result, step.entropies[step.sampled]
-        texts = None
-        if tokenizer is not None and not secret:
-            texts = token_texts(tokenizer, step.token_ids.tolist())
-        nodes.append(
-            {
-                "parent": node.parent,
-                "text": step.text,
-                "call": None if call is None else {"name": call.name, "arguments": plain(call.arguments)},
-                "result": None
-                if result is None
-                else {
-                    "status": result.status.value,
-                    "output": result.output,
-                    "seconds": _round(result.seconds),
-                },
-                "rollouts": ranges([number[leaf] for leaf in through[i]]),
-                "value": _round(values[i]),
-                "entropy": _round(entropies.mean()) if len(entropies) else None,
-                "num_sampled": len(entropies),
-                "num_tokens": len(step.token_ids),
-                "credit": None
-                if credit is None
-                else {
-                    "advantage": _round(credit.advantages[i]),
-                    "branch": _round(credit.branch[i]),
-                    "trajectory": _round(credit.trajectory[i]),
-                    "low": _round(credit.clip_low[i]),
-                    "high": _round(credit.clip_high[i]),
-                },
-                "tokens": {
-                    "texts": texts,
-                    "sampled": step.sampled.astype(int).tolist(),
-                    "logprobs": _floats(step.logprobs),
-                    "entropies": _floats(step.entropies),
-                },
-            }
-        )
+    nodes = [
+        {
+            "parent": node.parent,
+            **_step(node.step, None if secret else tokenizer),
+            "rollouts": ranges([number[leaf] for leaf in through[i]]),
+            "value": _round(values[i]),
+            "credit": None
+            if credit is None
+            else {
+                "advantage": _round(credit.advantages[i]),
+                "branch": _round(credit.branch[i]),
+                "trajectory": _round(credit.trajectory[i]),
+                "low": _round(credit.clip_low[i]),
+                "high": _round(credit.clip_high[i]),
+            },
+        }
+        for i, node in enumerate(tree.nodes)
+    ]
     wrong: dict[int, list[int]] = {}
     for leaf, first in first_wrong_nodes(tree).items():
         wrong.setdefault(first, []).append(number[leaf])
@@ -114,6 +91,26 @@ def tree_view(
             for found in tree.localizations
         ],
         "first_wrong": {str(node): ranges(numbers) for node, numbers in wrong.items()},
+    }
+
+
+def _step(step: Step, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    call, result, entropies = step.tool_call, step.tool_result, step.entropies[step.sampled]
+    return {
+        "text": step.text,
+        "call": None if call is None else {"name": call.name, "arguments": plain(call.arguments)},
+        "result": None
+        if result is None
+        else {"status": result.status.value, "output": result.output, "seconds": _round(result.seconds)},
+        "entropy": _round(entropies.mean()) if len(entropies) else None,
+        "num_sampled": len(entropies),
+        "num_tokens": len(step.token_ids),
+        "tokens": {
+            "texts": None if tokenizer is None else token_texts(tokenizer, step.token_ids.tolist()),
+            "sampled": step.sampled.astype(int).tolist(),
+            "logprobs": _floats(step.logprobs),
+            "entropies": _floats(step.entropies),
+        },
     }
 
 

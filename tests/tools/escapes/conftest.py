@@ -10,8 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import pytest
 import elpo
 from elpo.types import ToolStatus
 from tests.tools.escapes import configurations
+from tests.tools.python_calls import eventually
 
 HERE = Path(__file__).parent
 
@@ -138,15 +138,6 @@ class Trainer:
         self._process.stdout.close()
         assert self._process.wait(10) == 0
         assert eventually(lambda: not self.processes())
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 @pytest.fixture(

@@ -7,7 +7,8 @@ import platform
 import pytest
 
 from elpo.types import ToolStatus
-from tests.tools.escapes.conftest import PRELUDE, Trainer, eventually
+from tests.tools.escapes.conftest import PRELUDE, Trainer
+from tests.tools.python_calls import eventually
 
 x86_64_only = pytest.mark.skipif(platform.machine() != "x86_64", reason="machine code and numbers of x86_64")
 

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from elpo.types import ToolStatus
-from tests.tools.escapes.conftest import Trainer, eventually
+from tests.tools.escapes.conftest import Trainer
+from tests.tools.python_calls import eventually
 
 BURN = "import threading\ndef burn():\n    while True: pass"
 STOPPED = (ToolStatus.TIMEOUT, ToolStatus.RESOURCE_LIMIT, ToolStatus.PROGRAM_ERROR)
@@ -34,9 +35,8 @@ def cpu_seconds(trainer: Trainer, seconds: float = 0.4) -> float:
 
 
 def test_fork_bomb(trainer: Trainer) -> None:
-    before = len(trainer.processes())
     stopped(trainer, "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass")
-    assert eventually(lambda: len(trainer.processes()) <= before + 3)
+    assert eventually(lambda: len(trainer.processes()) <= 15)
 
 
 def test_fork_bomb_from_many_threads(trainer: Trainer) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from elpo.types import ToolStatus
-from tests.tools.escapes.conftest import Session, Trainer, eventually
+from tests.tools.escapes.conftest import Session, Trainer
+from tests.tools.python_calls import eventually
 
 INTERPRETER = """
 import os, socket, struct, sys

@@ -33,14 +33,16 @@ from elpo.adapters.verl.settings import entropy_source, read_recipe  # noqa: E40
 from elpo.algorithms.strategies import Strategy, independent  # noqa: E402
 from elpo.config import Config  # noqa: E402
 from elpo.interfaces import InfrastructureFault, Task, Tool  # noqa: E402
+from elpo.rollout.counts import RolloutCounts  # noqa: E402
 from elpo.rollout.dialogue import Dialogue  # noqa: E402
 from elpo.rollout.episode import Limits  # noqa: E402
 from elpo.rollout.faults import FaultMeter  # noqa: E402
-from elpo.rollout.scheduler import RolloutCounts, Scheduler  # noqa: E402
+from elpo.rollout.scheduler import Scheduler  # noqa: E402
 from elpo.tasks.loading import load_task  # noqa: E402
-from elpo.training.assembly import make_strategy, make_tools  # noqa: E402
+from elpo.training.assembly import make_strategy  # noqa: E402
 from elpo.training.model_loading import derived_seed  # noqa: E402
 from elpo.training.rollout_metrics import rollout_metrics  # noqa: E402
+from elpo.training.tools import make_tools  # noqa: E402
 from elpo.tree import RolloutTree  # noqa: E402
 from elpo.types import Problem  # noqa: E402
 

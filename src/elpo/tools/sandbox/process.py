@@ -16,8 +16,6 @@ from elpo.tools.sandbox.fork_gate import ForkGate
 from elpo.tools.sandbox.output import cut_middle
 from elpo.types import ToolResult, ToolStatus
 
-__all__ = ["Completion", "InterpreterLost", "Limits", "Process"]
-
 _FORK_SECONDS = 3.0  # for the program's process to obey; replaying is the alternative
 _QUICK_SECONDS = 0.01  # most calls end within; until then their output waits in the pipe, and wakes nobody
 _MAX_OUTPUT_BYTES = 4 << 20

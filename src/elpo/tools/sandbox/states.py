@@ -14,8 +14,9 @@ import weakref
 from dataclasses import replace
 
 from elpo.tools.sandbox import interpreter
+from elpo.tools.sandbox.connection import InterpreterLost
 from elpo.tools.sandbox.live import LiveProcesses
-from elpo.tools.sandbox.process import InterpreterLost, Limits, Process
+from elpo.tools.sandbox.process import Limits, Process
 from elpo.tools.sandbox.zygotes import ZygotePool
 from elpo.types import ToolResult, ToolStatus
 

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from elpo.tools.sandbox import inspection
-from elpo.tools.sandbox.process import InterpreterLost, Process
+from elpo.tools.sandbox.connection import InterpreterLost
+from elpo.tools.sandbox.process import Process
 from elpo.tools.sandbox.zygote import PING
 
 _END_SECONDS = 2.0
