@@ -17,6 +17,7 @@ import resource
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -188,13 +189,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="*", default=[5, 10])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    pairs = [
-        against_each_other(size, steps, slots, args.repeats)
-        for size in args.models
-        for steps in args.steps
-        for slots in args.slots
-    ]
-    publish(args.out, "rollouts", "The rollout phase", {"pairs": pairs}, table(pairs))
+    pairs: list[dict[str, Any]] = []
+    for size, steps, slots in product(args.models, args.steps, args.slots):
+        pairs.append(against_each_other(size, steps, slots, args.repeats))
+        publish(args.out, "rollouts", "The rollout phase", {"pairs": pairs}, table(pairs))
 
 
 if __name__ == "__main__":

@@ -299,34 +299,10 @@ def test_the_tree_with_most_of_its_budget_left_goes_first(dialogue):
 
 
 def test_searching_many_trees_keeps_the_batch_full(dialogue):
-    """A slot either decodes or waits, one step long, for a tool. This engine samples a turn in one step."""
     scheduler = make_scheduler(dialogue, stepper, num_slots=16)
-    _, counts = scheduler.grow(SumTask().problems("train", 48), bel(), 16, seed=0)
-    done = scheduler.engine.counts
-    assert (done.decoded_tokens + counts.tool_calls) / (done.decode_steps * 16) > 0.95
-
-
-def test_the_engine_goes_on_while_a_tool_runs(dialogue):
-    """The tool ends only once the engine has begun the step after the call."""
-    steps, begun = itertools.count(1), threading.Event()
-
-    class Stepping(ScriptedEngine):
-        def step(self):
-            if next(steps) > 1:
-                begun.set()
-            return super().step()
-
-    class Held(CounterTool):
-        def open(self, problem):
-            assert begun.wait(10), "the engine waits for the tool"
-            return super().open(problem)
-
-    scheduler = make_scheduler(dialogue, stepper, deterministic=True)
-    engine = Stepping(stepper, dialogue.tokenizer)
-    scheduler = replace(scheduler, engine=engine, tools={"counter": Held()})
-    trees, counts = scheduler.grow(SumTask().problems("train", 1), independent(), 1, seed=0)
-    assert counts.faults == 0 and counts.tool_calls >= 1
-    assert [outcome.correct for outcome in trees[0].outcomes.values()] == [True]
+    scheduler.grow(SumTask().problems("train", 48), bel(), 16, seed=0)
+    counts = scheduler.engine.counts
+    assert counts.decoded_tokens / (counts.decode_steps * 16) > 0.95
 
 
 def test_a_root_request_after_a_branch_starts_clean(dialogue):

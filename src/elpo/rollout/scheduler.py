@@ -60,9 +60,9 @@ class _Rollout:
 class Scheduler:
     """Grows rollout trees with one engine.
 
-    Tools and grader run beside the engine. With `deterministic` a result is taken after exactly one engine
-    step, and waited for if it is not there by then, so that the composition of every batch, and with it every
-    rounding error, repeats from run to run; without it, decoding goes on however long a tool takes.
+    With `deterministic` the engine waits for the tools between decode steps, so that the composition of
+    every batch, and with it every rounding error, repeats from run to run; without it, decoding goes on
+    while tools run.
     """
 
     engine: Engine
@@ -137,10 +137,9 @@ class _Collection:
                     rollout_id = next(self._ids)
                     self._live[rollout_id] = rollout
                     self._submit(rollout_id, rollout)
-                turns = self._engine.step()
-                self._take_results()
-                for turn in turns:
+                for turn in self._engine.step():
                     self._take_turn(turn.rollout, turn)
+                self._take_results()
         finally:
             for rollout_id in self._live:
                 self._engine.release(rollout_id)
@@ -247,8 +246,7 @@ class _Collection:
         self._grades[self._threads.submit(graded, grade, tree.problem, steps, episode.stop)] = rollout
 
     def _take_results(self) -> None:
-        """Continue the rollouts whose tool call or grading, begun before the last engine step, is over, in
-        the order they were started."""
+        """Continue the rollouts whose tool call or grading is over, in the order they were started."""
         waiting: list[Future[Any]] = [*self._calls, *self._grades]
         if not waiting:
             return
