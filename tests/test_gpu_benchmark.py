@@ -29,6 +29,7 @@ def run(arguments: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     return found
 
 
+@pytest.mark.slow
 def test_every_part_is_measured_or_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = run(f"{SMALL} --slots 4 --prompt 9 --tokens 3", tmp_path, monkeypatch)
     updates = {(row["mode"], row["way"]): row for row in found["training"] if row["way"] != "model"}

@@ -254,8 +254,9 @@ def run_python(program: str, **environment: str) -> str:
 
 
 def test_another_process_builds_the_same() -> None:
+    """With another seed of its hashes than this process."""
     program = (
-        "import hashlib, sys\n"
+        "import hashlib\n"
         "from elpo.config import TinyModelConfig\n"
         "from elpo.models.tiny import build_tiny\n"
         "from elpo.tasks.ledger import LedgerTask\n"
@@ -263,9 +264,12 @@ def test_another_process_builds_the_same() -> None:
         "model, tokenizer = build_tiny(conversations, TinyModelConfig(num_layers=1))\n"
         "digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())\n"
         "for weight in model.state_dict().values(): digest.update(weight.numpy().tobytes())\n"
-        "print(digest.hexdigest())\n"
+        "found = digest.hexdigest(), hash('hash seed')\n"
     )
-    assert len({run_python(program, PYTHONHASHSEED=seed).split()[-1] for seed in "12"}) == 1
+    here: dict[str, tuple[str, int]] = {}
+    exec(program, here)
+    digest, hashed = run_python(f"{program}print(*found)", PYTHONHASHSEED="1").split()[-2:]
+    assert digest == here["found"][0] and int(hashed) != here["found"][1]
 
 
 def test_no_conversations_are_refused() -> None:

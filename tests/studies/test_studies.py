@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -191,10 +192,11 @@ def test_a_study_without_a_finished_run_has_a_report_all_the_same(
 
 def test_a_failed_training_is_named_and_stops_no_other(study: Study) -> None:
     """The recipe names a model that does not exist, so that every training ends at once."""
-    with pytest.raises(StudyFailed, match="6 of 6 trainings failed") as failure:
+    study = replace(study, seeds=(2,))
+    with pytest.raises(StudyFailed, match="2 of 2 trainings failed") as failure:
         run_study(study, 2, SilentProgress())
-    for variant, seed in itertools.product(("elpo", "grpo"), range(3)):
-        log = study.folder(variant, seed).with_suffix(".log")
+    for variant in ("elpo", "grpo"):
+        log = study.folder(variant, 2).with_suffix(".log")
         assert str(log) in str(failure.value)
         assert "error:" in log.read_text()
 
