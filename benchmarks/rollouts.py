@@ -145,26 +145,27 @@ def reusable_tokens(tree: RolloutTree) -> int:
 def against_each_other(size: str, steps: int, slots: int, repeats: int) -> dict[str, Any]:
     """ELPO over GRPO at 64 problems of 16 rollouts."""
     bench = Bench(size)
-    best: dict[str, dict[str, float]] = {}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in STRATEGIES}
     try:
         for _ in range(repeats):
             for name, strategy in STRATEGIES.items():
-                now, _ = bench.grow(strategy, 64, 16, steps, slots)
-                if name not in best or now["seconds"] < best[name]["seconds"]:
-                    best[name] = now
-                print(name, now, flush=True)
+                runs[name].append(bench.grow(strategy, 64, 16, steps, slots)[0])
+                print(name, runs[name][-1], flush=True)
     finally:
         bench.tool.close()
-    elpo, grpo = best["ELPO"], best["GRPO"]
+    best = {name: min(found, key=lambda run: run["seconds"]) for name, found in runs.items()}
     compared = ("seconds", "cpu_seconds", "tokens", "steps", "tool_calls")
-    ratios = {key: elpo[key] / grpo[key] for key in compared}
-    return {"model": size, "steps": steps, "slots": slots, "ratio": ratios, **best}
+    ratios = {key: best["ELPO"][key] / best["GRPO"][key] for key in compared}
+    in_turn = [
+        elpo["seconds"] / grpo["seconds"] for grpo, elpo in zip(runs["GRPO"], runs["ELPO"], strict=True)
+    ]
+    return {"model": size, "steps": steps, "slots": slots, "ratio": ratios, "in_turn": in_turn, **best}
 
 
 def table(pairs: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "ELPO over GRPO, 64 problems of 16 rollouts:",
+        "ELPO over GRPO, 64 problems of 16 rollouts; in brackets the seconds of each pair of runs in turn:",
         "",
         "| model | steps | slots | seconds | processor seconds | tokens | engine steps | tool calls "
         "| occupancy ELPO | occupancy GRPO | prefix tokens reused ELPO | GRPO |",
@@ -172,7 +173,9 @@ def table(pairs: list[dict[str, Any]]) -> str:
     ]
     for pair in pairs:
         elpo, grpo = pair["ELPO"], pair["GRPO"]
-        ratios = " | ".join(f"{value:.2f}" for value in pair["ratio"].values())
+        seconds, *counts = (f"{value:.2f}" for value in pair["ratio"].values())
+        each = ", ".join(f"{ratio:.2f}" for ratio in sorted(pair["in_turn"]))
+        ratios = " | ".join([f"{seconds} ({each})", *counts])
         reuse = " | ".join(f"{100 * one['reused'] / one['reusable']:.1f} %" for one in (elpo, grpo))
         lines.append(
             f"| {pair['model']} | {pair['steps']} | {pair['slots']} | {ratios} | {elpo['occupancy']:.3f} | "
