@@ -93,11 +93,12 @@ class Bench:
         steps: int,
         slots: int,
         deterministic: bool = False,
+        success: float = SUCCESS,
     ) -> tuple[dict[str, float], list[RolloutTree]]:
         """One rollout phase: what it took, and its trees."""
         dialogue = Dialogue(self.tokenizer, [self.tool.schema])
         engine = ClerkEngine(self.model, (dialogue.end_id,), slots)
-        engine.policy, engine.tokenizer = clerk(steps - 1, SUCCESS), self.tokenizer
+        engine.policy, engine.tokenizer = clerk(steps - 1, success), self.tokenizer
         limits = Limits(steps + 1, 4000, 200)
         task = Entries()
         chosen = [
@@ -142,14 +143,14 @@ def reusable_tokens(tree: RolloutTree) -> int:
     return sum(len(tree.context(start)) - 1 for start in starts[1:])
 
 
-def against_each_other(size: str, steps: int, slots: int, repeats: int) -> dict[str, Any]:
+def against_each_other(size: str, steps: int, slots: int, success: float, repeats: int) -> dict[str, Any]:
     """ELPO over GRPO at 64 problems of 16 rollouts."""
     bench = Bench(size)
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in STRATEGIES}
     try:
         for _ in range(repeats):
             for name, strategy in STRATEGIES.items():
-                runs[name].append(bench.grow(strategy, 64, 16, steps, slots)[0])
+                runs[name].append(bench.grow(strategy, 64, 16, steps, slots, success=success)[0])
                 print(name, runs[name][-1], flush=True)
     finally:
         bench.tool.close()
@@ -159,7 +160,8 @@ def against_each_other(size: str, steps: int, slots: int, repeats: int) -> dict[
     in_turn = [
         elpo["seconds"] / grpo["seconds"] for grpo, elpo in zip(runs["GRPO"], runs["ELPO"], strict=True)
     ]
-    return {"model": size, "steps": steps, "slots": slots, "ratio": ratios, "in_turn": in_turn, **best}
+    setting = {"model": size, "steps": steps, "slots": slots, "success": success}
+    return {**setting, "ratio": ratios, "in_turn": in_turn, **best}
 
 
 def table(pairs: list[dict[str, Any]]) -> str:
@@ -167,9 +169,9 @@ def table(pairs: list[dict[str, Any]]) -> str:
     lines = [
         "ELPO over GRPO, 64 problems of 16 rollouts; in brackets the seconds of each pair of runs in turn:",
         "",
-        "| model | steps | slots | seconds | processor seconds | tokens | engine steps | tool calls "
-        "| occupancy ELPO | occupancy GRPO | prefix tokens reused ELPO | GRPO |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| model | steps | slots | success | seconds | processor seconds | tokens | engine steps "
+        "| tool calls | occupancy ELPO | occupancy GRPO | prefix tokens reused ELPO | GRPO |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for pair in pairs:
         elpo, grpo = pair["ELPO"], pair["GRPO"]
@@ -178,8 +180,8 @@ def table(pairs: list[dict[str, Any]]) -> str:
         ratios = " | ".join([f"{seconds} ({each})", *counts])
         reuse = " | ".join(f"{100 * one['reused'] / one['reusable']:.1f} %" for one in (elpo, grpo))
         lines.append(
-            f"| {pair['model']} | {pair['steps']} | {pair['slots']} | {ratios} | {elpo['occupancy']:.3f} | "
-            f"{grpo['occupancy']:.3f} | {reuse} |"
+            f"| {pair['model']} | {pair['steps']} | {pair['slots']} | {pair['success']} | {ratios} | "
+            f"{elpo['occupancy']:.3f} | {grpo['occupancy']:.3f} | {reuse} |"
         )
     return "\n".join(lines)
 
@@ -190,11 +192,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--slots", type=int, nargs="*", default=[32])
     parser.add_argument("--steps", type=int, nargs="*", default=[5, 10])
+    parser.add_argument(
+        "--success", type=float, nargs="*", default=[SUCCESS], help="of a rollout from the prompt"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     pairs: list[dict[str, Any]] = []
-    for size, steps, slots in product(args.models, args.steps, args.slots):
-        pairs.append(against_each_other(size, steps, slots, args.repeats))
+    for setting in product(args.models, args.steps, args.slots, args.success):
+        pairs.append(against_each_other(*setting, args.repeats))
         publish(args.out, "rollouts", "The rollout phase", {"pairs": pairs}, table(pairs))
 
 

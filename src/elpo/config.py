@@ -129,7 +129,7 @@ class RolloutConfig(Section):
     max_turn_tokens: Positive = 4096
     temperature: PositiveFloat = 1.0
     prefix_cache_mb: Count = 2048
-    deterministic: bool = True  # False: decode while tools run; batches then vary from run to run
+    deterministic: Flag = True  # False: decode while tools run; batches then vary from run to run
 
     @model_validator(mode="after")
     def _turn_fits(self) -> RolloutConfig:

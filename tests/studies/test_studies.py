@@ -115,7 +115,8 @@ def test_a_recipe_is_a_study_once_its_variants_are_named(tmp_path: Path) -> None
         ("recipe: recipe.yaml\nalgorithms: [elpo]\ntarget: 2\n", "target"),
         ("recipe: recipe.yaml\nalgoritms: [elpo]\n", "algoritms"),
         ("recipe: other.yaml\nalgorithms: [elpo]\n", "other.yaml"),
-        ("recipe: [", "not YAML"),
+        ("recipe: [", r"study\.yaml:1:10: .*flow node"),
+        ("recipe: recipe.yaml\nseeds: [0]\nseeds: [1]", r"study\.yaml:3:1: .*seeds"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(tmp_path: Path, text: str, said: str) -> None:

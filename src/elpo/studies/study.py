@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from elpo.config import Config
 from elpo.recipes import ConfigError, load_config
 from elpo.schema import Count, Fraction, Section
+from elpo.strict_yaml import parse, where
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 START_SETTINGS = ("sft.", "model.", "task.")
@@ -129,11 +130,13 @@ def load_study(path: str | Path, changes: Mapping[str, Any], overrides: Sequence
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"there is no file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the study {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
+        raise ConfigError(f"{path}{where(error)}") from None
     is_study = isinstance(content, dict) and "recipe" in content
     try:
         config = StudyConfig(**{**(content if is_study else {"recipe": path.name}), **changes})
