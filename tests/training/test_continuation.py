@@ -45,6 +45,7 @@ def test_stopped_runs_continue_as_if_nothing_had_happened(
     assert result.best_success == straight[1].best_success
 
 
+@pytest.mark.slow
 def test_dropout_repeats_and_continues_as_well(tmp_path: Path) -> None:
     """Torch's own random numbers are a function of the step, whatever was drawn before in this process."""
     train(coins_config(tmp_path / "start", "sft.num_steps=1", "rl.num_steps=0"))

@@ -16,14 +16,6 @@ from elpo.training.trainer import train
 from tests.coins import coins_config
 
 
-@pytest.fixture(scope="module")
-def cold_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that has seen a few demonstrations: right about half of the time."""
-    folder = tmp_path_factory.mktemp("cold") / "run"
-    train(coins_config(folder, "rl.num_steps=0", "task.options.gold_share=0.7"))
-    return next(folder.glob("checkpoints/*/model"))
-
-
 def one_step(folder: Path, model: Path, *overrides: str) -> tuple[Config, dict[str, Any]]:
     """The settings and the record of a run of one RL step that starts from `model`."""
     config = coins_config(
@@ -49,6 +41,7 @@ def test_every_row_trains_within_its_budget(name: str, cold_start: Path, tmp_pat
     rounds = {"every": 1, "open": config.algorithm.prompts.max_rounds, "valuable": 2}
     assert one_round <= record["rollouts/total"] <= one_round * rounds[config.algorithm.prompts.name]
     assert record["rollouts/discarded"] <= record["rollouts/total"] - record["faults/count"]
+    assert (record["localization/searches"] > 0) == (config.algorithm.strategy.name in ("bel", "posterior"))
 
 
 def test_a_run_ends_before_it_spends_more_than_its_rollouts(cold_start: Path, tmp_path: Path) -> None:
