@@ -204,6 +204,7 @@ def test_an_empty_recipe_is_the_defaults(recipe: WriteRecipe) -> None:
 
 
 @example(learning_rate=1e-3, beta=0.9, high=0.2, algorithm="elpo", text="\x85", number=None)
+@example(learning_rate=1e-3, beta=0.9, high=0.2, algorithm="elpo", text="0E0", number=None)
 @given(
     learning_rate=st.floats(1e-12, 1.0),
     beta=st.floats(0, 0.999999),

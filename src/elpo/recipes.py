@@ -23,7 +23,7 @@ from pydantic_core import ErrorDetails
 
 from elpo.algorithms.registry import ALGORITHMS
 from elpo.config import Config
-from elpo.strict_yaml import parse, where
+from elpo.strict_yaml import dump, parse, where
 
 
 class ConfigError(ValueError):
@@ -66,11 +66,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
 
 def dump_config(config: Config) -> str:
     """Every setting of `config` as YAML text that `load_config` reads back to an equal object."""
-    settings = config.model_dump(mode="json")
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    if "\x85" in text:  # a line break that PyYAML writes as it is and reads as a space
-        text = yaml.safe_dump(settings, sort_keys=False)
-    return text
+    return dump(config.model_dump(mode="json"))
 
 
 def changed_keys(old: Config, new: Config) -> list[str]:

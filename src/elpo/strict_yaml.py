@@ -18,6 +18,14 @@ def parse(text: str) -> Any:
     return yaml.load(text, _Loader)
 
 
+def dump(content: Any) -> str:
+    """Text that `parse` reads as `content`."""
+    text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    if "\x85" in text:  # a line break that PyYAML writes as it is and reads as a space
+        text = yaml.dump(content, Dumper=_Dumper, sort_keys=False)
+    return text
+
+
 def where(error: yaml.YAMLError) -> str:
     """`:line:column: what` of a YAML error."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
@@ -50,3 +58,9 @@ _Loader.add_implicit_resolver(
     re.compile(r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"),
     list("-+0123456789."),
 )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text that `_Loader` would not read as text."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
