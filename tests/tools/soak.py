@@ -15,6 +15,7 @@ from pathlib import Path
 
 from elpo.tools.python import PythonSession, PythonTool
 from elpo.types import Problem, ToolCall, ToolStatus
+from tests.tools.python_calls import group_members
 
 OK, ERROR, TIMEOUT, LIMIT, MALFORMED = (
     ToolStatus.OK, ToolStatus.PROGRAM_ERROR, ToolStatus.TIMEOUT, ToolStatus.RESOURCE_LIMIT,
@@ -101,7 +102,7 @@ def soak(num_calls: int, seed: int = 0, num_threads: int = 8, kill_every: int = 
         tool._interpreters._live.close()
         report.memory_growth_mb = _resident_mb() - memory
         report.descriptors_left = len(os.listdir("/proc/self/fd")) - descriptors
-    states = [state for group in groups for state in _members(group)]
+    states = [state for group in groups for state in group_members(group)]
     report.processes_left, report.zombies = len(states), states.count("Z")
     report.files_left = sum(os.path.exists(f"{folder}/{MARK}") for folder in FOLDERS)
     return report
@@ -151,14 +152,3 @@ def _kill_zygote(tool: PythonTool, rng: random.Random) -> int:
 
 def _resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def _members(group: int) -> list[str]:
-    """State letters of the processes of a group."""
-    states = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            if int(fields[2]) == group:
-                states.append(fields[0])
-    return states
