@@ -57,10 +57,7 @@ def credit_rule(name: str) -> CreditRule:
     """
     if name in CREDIT_RULES:
         return CREDIT_RULES[name]
-    try:
-        own = function_by_name(name)
-    except ValueError as error:
-        raise ValueError(f"algorithm.credit.name: {error}") from error
+    own = function_by_name(name, "algorithm.credit.name: ")
 
     def rule(tree: RolloutTree, credit: CreditConfig) -> np.ndarray:
         advantages = np.asarray(own(tree), dtype=np.float64)

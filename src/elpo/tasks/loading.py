@@ -41,10 +41,7 @@ def load_task(name: str, options: Mapping[str, Any]) -> Task:
     if ":" not in target:
         close = difflib.get_close_matches(name, BUILT_IN, n=1) or sorted(BUILT_IN)
         raise ValueError(f"task.name: there is no task {name!r}; did you mean {close[0]!r}, or module:Class?")
-    try:
-        task_class = object_by_name(target)
-    except ValueError as error:
-        raise ValueError(f"task.name: {error}") from error
+    task_class = object_by_name(target, "task.name: ")
     schema = getattr(task_class, "Options", None)
     if schema is None:
         raise ValueError(f"task.name: {name!r} cannot be loaded: it has no Options, a pydantic model")

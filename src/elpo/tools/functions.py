@@ -117,10 +117,7 @@ def load_function_tool(name: str) -> Tool:
     """
     if ":" not in name:
         raise ValueError(f"{name!r} is no tool; use python, search or module:function")
-    try:
-        found = object_by_name(name)
-    except ValueError as error:
-        raise ValueError(f"the tool {error}") from error
+    found = object_by_name(name, "the tool ")
     if inspect.isclass(found):
         return cast(Tool, found())
     if not callable(found):

@@ -61,10 +61,7 @@ def make_strategy(config: StrategyConfig) -> Strategy:
         ValueError: it names a function by `module:name` that does not exist.
     """
     if ":" in config.name:
-        try:
-            own: Strategy = function_by_name(config.name)
-        except ValueError as error:
-            raise ValueError(f"algorithm.strategy.name: {error}") from error
+        own: Strategy = function_by_name(config.name, "algorithm.strategy.name: ")
         return own
     match config.name:
         case "independent":
